@@ -1,0 +1,72 @@
+"""Every error that tasuki-mp raises, in one tree under `TasukiError`.
+
+Each carries its facts as attributes, and its text says what to do next.
+"""
+
+from __future__ import annotations
+
+
+class TasukiError(Exception):
+    """The root: whatever tasuki-mp raises on purpose is one of these."""
+
+
+class ConfigError(TasukiError):
+    """An option, environment variable or configuration file is wrong. The CLI exits with 2."""
+
+
+class HandlerError(TasukiError):
+    """A handler or resource is declared in a way that can't be supported; raised when its module is imported."""
+
+
+class PayloadError(TasukiError):
+    """A payload does not fit its handler's signature, or JSON, or the size limit.
+
+    `path` names the argument, like `$.width` or `$.boxes[3].x`; `$` alone is the payload as a whole.
+    """
+
+    def __init__(self, handler: str, path: str, reason: str) -> None:
+        super().__init__(f"handler {handler!r}: {path}: {reason}")
+        self.handler = handler
+        self.path = path
+        self.reason = reason
+
+
+class ResultError(TasukiError):
+    """A handler's return value can't be stored.
+
+    `kind` is `ResultNotSerialisable`, `ResultTooLarge` or `ResultNotStorable`.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(f"{kind}: {reason}")
+        self.kind = kind
+        self.reason = reason
+
+
+class UnknownHandlerError(TasukiError):
+    """No handler of that name is known to the database, and no queue was given for it."""
+
+
+class EnqueueInHandlerError(TasukiError):
+    """`app.enqueue` was called inside a handler without `conn=`."""
+
+
+class DatabaseError(TasukiError):
+    """Postgres could not be reached, or refused; the cause is chained. The CLI exits with 4."""
+
+
+class SchemaError(DatabaseError):
+    """The database's schema is newer than this program, older than it may use, or was changed by hand."""
+
+
+class EmbeddedError(DatabaseError):
+    """The embedded PostgreSQL could not be installed, started or stopped."""
+
+
+class AppImportError(TasukiError):
+    """The application could not be imported; `traceback` is the child's. The CLI exits with 5."""
+
+    def __init__(self, app: str, traceback: str) -> None:
+        super().__init__(f"the application {app!r} could not be imported:\n{traceback.rstrip()}")
+        self.app = app
+        self.traceback = traceback

@@ -1,0 +1,129 @@
+"""Jobs as values: what a producer inserts, what a supervisor holds a lease on, and the words for their states."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from tasuki_mp.backoff import MAX_DELAY
+
+DEFAULT_QUEUE: Final = "default"
+DEFAULT_PRIORITY: Final = 2
+DEFAULT_MAX_ATTEMPTS: Final = 5
+DEFAULT_MAX_CRASHES: Final = 3
+LOWEST_PRIORITY: Final = 3
+PRIORITIES: Final = range(LOWEST_PRIORITY + 1)
+NAME_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,57}$"
+"""What queue names look like: they travel in notifications, whose channel and payload have limits of their own."""
+
+
+class State(StrEnum):
+    """Where a job stands. The last three are final: a job that reached one never changes again."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (State.PENDING, State.RUNNING)
+
+
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A job to insert, as data. Due at `scheduled_at`, or else `delay` seconds after the database's now."""
+
+    handler: str
+    payload: str
+    queue: str = DEFAULT_QUEUE
+    priority: int = DEFAULT_PRIORITY
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    scheduled_at: datetime | None = None
+    delay: float = 0.0
+
+
+class Job:
+    """One run of a handler, asked for but not yet inserted: an immutable value, checked when it was built.
+
+    Each method returns a new job, so one value serves a transaction, a batch and a test.
+    """
+
+    __slots__ = ("row",)
+
+    row: JobRow
+
+    def __init__(self, row: JobRow) -> None:
+        object.__setattr__(self, "row", row)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Job is immutable: its methods return a changed copy")
+
+    def __repr__(self) -> str:
+        return f"Job({self.row.handler}, queue={self.row.queue!r}, {len(self.row.payload)} characters of payload)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and self.row == other.row
+
+    def __hash__(self) -> int:
+        return hash(self.row)
+
+    def after(
+        self,
+        delay: timedelta | float | None = None,
+        *,
+        days: float = 0,
+        hours: float = 0,
+        minutes: float = 0,
+        seconds: float = 0,
+    ) -> Job:
+        """The same job, due that long after the database's now at its insertion. A bare number is seconds."""
+        given = delay if isinstance(delay, timedelta) else timedelta(seconds=delay or 0)
+        wait = (given + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)).total_seconds()
+        if not 0 <= wait <= MAX_DELAY:
+            raise ValueError(f"a job can be put off by 0 seconds to a hundred years, not by {wait} seconds")
+        return Job(msgspec.structs.replace(self.row, scheduled_at=None, delay=wait))
+
+    def at(self, when: datetime) -> Job:
+        """The same job, due at that instant. A datetime without a time zone is refused: it would mean any of them."""
+        if when.tzinfo is None:
+            raise ValueError(f"{when!r} has no time zone; say which one you mean, for example tzinfo=datetime.UTC")
+        if abs((when - datetime.now(UTC)).total_seconds()) > MAX_DELAY:
+            raise ValueError(f"{when} is more than a hundred years away")
+        return Job(msgspec.structs.replace(self.row, scheduled_at=when, delay=0.0))
+
+    def priority(self, priority: int) -> Job:
+        """The same job with another priority: 0 runs first, 3 last."""
+        if priority not in PRIORITIES:
+            raise ValueError(f"priority is 0 (first) to {LOWEST_PRIORITY} (last), not {priority!r}")
+        return Job(msgspec.structs.replace(self.row, priority=priority))
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The time-limited right to run one attempt of a job, as the database gave it out.
+
+    `(id, lease_no)` is unique for ever: the fence. `sent_at` is this host's CLOCK_BOOTTIME in seconds from before the
+    request was sent, so `sent_at + lease` is never later than the database's own idea of the lease's end.
+    """
+
+    id: int
+    lease_no: int
+    queue: str
+    handler: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    crashes: int
+    payload: str
+    scheduled_at: datetime
+    """When it was due; with the id, its place in the lease index."""
+    waited: float
+    """Seconds between the instant the job was due and its leasing, by the database's clock."""
+    sent_at: float = 0.0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return (self.id, self.lease_no)

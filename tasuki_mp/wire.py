@@ -1,0 +1,218 @@
+"""The frames between a supervisor and its children: msgpack over `SOCK_SEQPACKET` pairs, one frame a packet.
+
+A packet is one byte of tag and the frame. A frame too large for a packet travels as a memfd that is passed along with a
+packet holding the tag alone. Whoever receives a packet owns it: that is what makes taking back a waiting job atomic.
+Nothing here is pickled, so a hostile child can at worst send a frame that is refused.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from tasuki_mp.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
+from tasuki_mp.outcome import Outcome, Policy
+
+INLINE_LIMIT: Final = 128 * 1024
+"""Bytes of the largest frame that goes inline: well below the default socket buffer of 208 KiB."""
+_PACKET: Final = INLINE_LIMIT + 16
+_FD_SIZE: Final = array.array("i").itemsize
+
+# Words of the page that supervisor and child share; each is 64 bits and written by one side only.
+PAGE_JOB: Final = 0  # child: id of the job whose handler is running
+PAGE_LEASE_NO: Final = 1  # child
+PAGE_STARTED: Final = 2  # child: CLOCK_BOOTTIME in nanoseconds when that handler was entered
+PAGE_IN_HANDLER: Final = 3  # child: 1 from just before the handler is entered until its outcome is being sent
+PAGE_RECEIVED: Final = 4  # child: how many job frames it has taken from its socket
+PAGE_WORDS: Final = 8
+
+
+class RunJob(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Supervisor to child: run this."""
+
+    id: int
+    lease_no: int
+    handler: str
+    queue: str
+    attempt: int
+    max_attempts: int
+    payload: str
+
+
+class Stop(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Supervisor to child: close the resources and return."""
+
+
+class HandlerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the supervisor knows of a handler."""
+
+    name: str
+    queue: str = DEFAULT_QUEUE
+    priority: int = DEFAULT_PRIORITY
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    policy: Policy = Policy()
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=3):
+    """Child to supervisor, once, with a pidfd of the child: ready to run jobs, or why not."""
+
+    pid: int
+    forkserver_pid: int
+    handlers: list[HandlerInfo] = []
+    app_version: str = ""
+    import_error: str = ""
+    """The traceback of the application's import, when it failed."""
+    import_seconds: float = 0.0
+    leftovers: list[str] = []
+    """What the application's import left in the forkserver that a fork would break: threads, sockets."""
+
+
+class Finished(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Child to supervisor: how a job ended. Times are CLOCK_BOOTTIME in nanoseconds, `cpu_ns` the CPU time it used."""
+
+    id: int
+    lease_no: int
+    outcome: Outcome
+    started_ns: int
+    ended_ns: int
+    cpu_ns: int
+    output_end: int
+    """Bytes the child had written to its output when the job ended."""
+    retire: str = ""
+    """Why this child takes no further job and wants to be replaced; empty if it goes on."""
+
+
+class Retiring(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Child to supervisor: takes no further job, for this reason; sent outside of any job."""
+
+    reason: str
+
+
+Buffer = bytes | memoryview
+ToChild = RunJob | Stop
+_ARRAY_FRAMES = Finished | Retiring
+FromChild = Hello | Finished | Retiring
+
+_encoder = msgspec.msgpack.Encoder()
+_decode_to_child: Callable[[Buffer], ToChild] = msgspec.msgpack.Decoder(ToChild).decode
+_decode_from_child: Callable[[Buffer], Finished | Retiring] = msgspec.msgpack.Decoder(_ARRAY_FRAMES).decode
+_decode_hello: Callable[[Buffer], Hello] = msgspec.msgpack.Decoder(Hello).decode
+
+_HELLO: Final = b"H"
+_FRAME: Final = b"F"
+_LARGE: Final = b"L"
+
+
+class ClosedError(Exception):
+    """The other end is closed: there will be no further frame."""
+
+
+class FrameError(Exception):
+    """A packet that is no frame: the child broke the protocol and can't be trusted with another job."""
+
+
+def pack(frame: RunJob | Stop | Finished | Retiring) -> bytes:
+    """The frame as bytes for `send`."""
+    return _FRAME + _encoder.encode(frame)
+
+
+def send(sock: socket.socket, packet: bytes) -> None:
+    """Send what `pack` made, as one packet.
+
+    Raises BlockingIOError on a non-blocking socket that is full, and then nothing of it was sent.
+    """
+    if len(packet) <= INLINE_LIMIT:
+        sock.send(packet)
+        return
+    fd = os.memfd_create("tasuki-mp-frame", os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(packet)[1:]
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        send_fds(sock, _LARGE, (fd,))
+    finally:
+        os.close(fd)
+
+
+def send_fds(sock: socket.socket, packet: bytes, fds: tuple[int, ...]) -> None:
+    """Send a packet with descriptors; the receiver gets copies of its own."""
+    sock.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+
+
+def send_hello(sock: socket.socket, hello: Hello, *, pidfd: int, output: int) -> None:
+    """The child's first frame, with a pidfd of itself and the file that its output goes to."""
+    packet = _HELLO + _encoder.encode(hello)
+    if len(packet) > INLINE_LIMIT:
+        raise ValueError(f"the application's handlers make a hello of {len(packet)} bytes; {INLINE_LIMIT} is the limit")
+    send_fds(sock, packet, (pidfd, output))
+
+
+class Receiver:
+    """Takes frames from one socket through one buffer, so that receiving allocates nothing but the frame itself."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = memoryview(bytearray(_PACKET))
+        self._ancillary = socket.CMSG_SPACE(2 * _FD_SIZE)
+
+    def to_child(self, flags: int = 0) -> ToChild:
+        """The next job frame. Raises BlockingIOError with MSG_DONTWAIT when there is none, ClosedError at the end."""
+        tag, body, fds = self._packet(flags)
+        try:
+            return _decode_to_child(self._content(tag, body, fds))
+        finally:
+            _close(fds)
+
+    def from_child(self, flags: int = 0) -> tuple[FromChild, tuple[int, ...]]:
+        """The next outcome frame, and the descriptors that came with a hello (pidfd, output), owned by the caller.
+
+        Raises BlockingIOError when there is none, ClosedError at the end, FrameError for anything that is no frame.
+        """
+        tag, body, fds = self._packet(flags)
+        try:
+            if tag == _HELLO and len(fds) == 2:
+                return _decode_hello(body), fds
+            frame = _decode_from_child(self._content(tag, body, fds))
+        except (msgspec.MsgspecError, ValueError, OSError) as error:
+            _close(fds)
+            raise FrameError(str(error)) from error
+        _close(fds)
+        return frame, ()
+
+    def _packet(self, flags: int) -> tuple[bytes, memoryview, tuple[int, ...]]:
+        size, ancillary, _, _ = self._sock.recvmsg_into(
+            [self._buffer], self._ancillary, flags | socket.MSG_CMSG_CLOEXEC
+        )
+        if size == 0:
+            raise ClosedError
+        fds = array.array("i")
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(data[: len(data) - len(data) % _FD_SIZE])
+        return bytes(self._buffer[:1]), self._buffer[1:size], tuple(fds)
+
+    @staticmethod
+    def _content(tag: bytes, body: memoryview, fds: tuple[int, ...]) -> memoryview | bytes:
+        if tag == _FRAME:
+            return body
+        if tag != _LARGE or len(fds) != 1:
+            raise FrameError(f"unknown tag {tag!r} with {len(fds)} descriptors")
+        size = os.fstat(fds[0]).st_size
+        chunks, offset = [], 0
+        while offset < size:
+            chunk = os.pread(fds[0], min(size - offset, 1 << 24), offset)
+            if not chunk:
+                break
+            chunks.append(chunk)
+            offset += len(chunk)
+        return b"".join(chunks)
+
+
+def _close(fds: tuple[int, ...]) -> None:
+    for fd in fds:
+        os.close(fd)
