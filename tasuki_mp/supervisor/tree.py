@@ -106,13 +106,17 @@ def descendants(root: int) -> dict[int, Stat]:
     return found
 
 
-def children(pid: int) -> list[int]:
-    """The pids of the children of all threads of `pid`; none if it is gone. Exact while that process is stopped."""
+def children(pid: int, *, thread: int | None = None) -> list[int]:
+    """The pids of the children of `pid`, or of one of its threads; none if it is gone.
+
+    Exact while that process is stopped. A process has the children that each of its threads started; those it adopted
+    count as its first thread's.
+    """
     if not _HAS_LISTS:
         return [stat.pid for stat in map(read_stat, _numbers("/proc")) if stat is not None and stat.ppid == pid]
     found: list[int] = []
-    for thread in _numbers(f"/proc/{pid}/task"):
-        found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+    for one in _numbers(f"/proc/{pid}/task") if thread is None else (thread,):
+        found += map(int, _read(f"/proc/{pid}/task/{one}/children").split())
     return found
 
 
