@@ -1,0 +1,105 @@
+"""The PostgreSQL that the tests run on: one server for the session, a fresh database for each test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from tasuki_mp import embedded
+from tasuki_mp.migrate import migrate
+from tests.support.waiting import wait_gone
+
+DSN_VARIABLE = "TASUKI_TEST_DSN"
+"""Names a server to run the tests on in place of the embedded one; its role must be allowed to create databases."""
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A server and how to get databases from it."""
+
+    dsn: str
+    """Of a database that is only connected to for making others."""
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def template(self) -> str:
+        """The name of a new database with the project's schema, to make copies of."""
+        name = self._new_name("template")
+        self._administer(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        migrate(self.dsn_of(name))
+        return name
+
+    @contextmanager
+    def database(self, template: str | None = None) -> Iterator[str]:
+        """The dsn of a new database, empty or a copy; dropped afterwards, whoever is still connected."""
+        name = self._new_name("test")
+        source = sql.Identifier(template or "template0")
+        self._administer(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), source))
+        try:
+            yield self.dsn_of(name)
+        finally:
+            self.drop(name)
+
+    def drop(self, name: str) -> None:
+        """Drop a database, whoever is connected to it."""
+        self._administer(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def dsn_of(self, database: str) -> str:
+        """The dsn of a database on this server."""
+        return with_database(self.dsn, database)
+
+    def connect(self, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection in autocommit to a database on this server."""
+        return psycopg.connect(self.dsn_of(database), autocommit=True)
+
+    def _new_name(self, kind: str) -> str:
+        return f"tasuki_{kind}_{os.getpid()}_{next(self._numbers)}"
+
+    def _administer(self, statement: sql.Composed) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            conn.execute(statement)
+
+
+def with_database(dsn: str, database: str) -> str:
+    """The same server and role, another database; always as a URL."""
+    parts = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value is not None}
+    parts.pop("dbname", None)
+    user = quote(parts.pop("user", ""), safe="")
+    password = parts.pop("password", "")
+    login = f"{user}:{quote(password, safe='')}@" if password else f"{user}@" if user else ""
+    return f"postgresql://{login}/{quote(database, safe='')}?{urlencode(parts, quote_via=quote)}"
+
+
+@contextmanager
+def session_server() -> Iterator[Postgres]:
+    """The server named by `DSN_VARIABLE`, else an embedded one of the test session's own that is gone afterwards."""
+    if named := os.environ.get(DSN_VARIABLE):
+        yield Postgres(named)
+        return
+    folder = temporary_folder("tasuki-mp-tests-")
+    try:
+        with embedded.start(folder, fsync=False) as server:
+            pid = server.pid
+            yield Postgres(server.dsn)
+        if pid is not None:
+            wait_gone(pid)
+    finally:
+        shutil.rmtree(folder)
+
+
+def temporary_folder(prefix: str) -> Path:
+    """A new folder that an embedded server can live in, also one that root starts: others may pass through it."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder.chmod(0o711)
+    return folder
