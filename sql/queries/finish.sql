@@ -1,0 +1,97 @@
+-- Write down how attempts ended, whatever mixture: final states move to the archive, the others are pending again with a
+-- row in the history. The ids come ascending and without repeats. What does not come back as applied was locked by
+-- somebody, or is no longer ours: verdict.sql says which. A cancel request that was accepted wins over going again.
+-- Locks: the rows it writes, skipping those that somebody else holds. Index: primary key. It writes by id only: a row
+-- version found before the lock may be an old one, and by id the newest is followed.
+with item as materialized (
+  select i.*
+  from unnest(
+    %(ids)s::bigint[], %(lease_nos)s::bigint[], %(kinds)s::text[], %(results)s::text[], %(errors)s::text[],
+    %(usages)s::text[], %(outputs)s::text[], %(ran_fors)s::float8[], %(crashes)s::integer[]
+  ) as i (id, lease_no, asked, result, error, usage, output, ran_for, crash)
+),
+locked as materialized (
+  select
+    item.*,
+    job.*,
+    clock_timestamp() as ended_at,
+    case when item.asked in ('retry', 'snooze', 'release') and job.cancel_requested_at is not null then 'canceled' else item.asked end as kind
+  from item
+  left join lateral (
+    select
+      j.id as job_id, j.owner, j.handler, j.queue, j.payload, j.priority, j.attempt, j.max_attempts, j.crashes,
+      j.created_at, j.scheduled_at, j.started_at, j.cancel_requested_at
+    from tasuki.job as j
+    where j.id = item.id and j.lease_no = item.lease_no and j.owner = %(owner)s
+    limit 1
+    for update skip locked
+  ) as job on true
+),
+removed as (
+  delete from tasuki.job
+  where id = any(array(select job_id from locked where job_id is not null and kind in ('completed', 'failed', 'canceled')))
+),
+archived as (
+  insert into tasuki.job_archive (
+    id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, result, error, usage, output,
+    created_at, scheduled_at, started_at, finished_at, lease_no, owner
+  )
+  select
+    id, handler, queue, kind, payload, attempt, max_attempts, crashes + crash, priority,
+    case when kind = 'completed' then result::jsonb end,
+    case
+      when kind = 'canceled' and error is null
+        then '{"kind": "canceled", "type": "Canceled", "message": "canceled on request"}'
+      else error::jsonb
+    end,
+    usage::jsonb, nullif(output, ''), created_at, scheduled_at,
+    coalesce(ended_at - ran_for * interval '1 second', started_at), ended_at, lease_no, owner
+  from locked
+  where job_id is not null and kind in ('completed', 'failed', 'canceled')
+),
+again as (
+  update tasuki.job as j
+  set
+    status = 'pending',
+    owner = null,
+    lease_expires_at = null,
+    started_at = null,
+    pid = null,
+    slot = null,
+    -- A job that was only given back keeps its place in the queue.
+    scheduled_at = case
+      when (%(kinds)s::text[])[width_bucket(j.id, %(ids)s::bigint[])] = 'release'
+        and (%(delays)s::float8[])[width_bucket(j.id, %(ids)s::bigint[])] = 0 then j.scheduled_at
+      else clock_timestamp() + (%(delays)s::float8[])[width_bucket(j.id, %(ids)s::bigint[])] * interval '1 second'
+    end,
+    attempt = j.attempt
+      - ((%(kinds)s::text[])[width_bucket(j.id, %(ids)s::bigint[])] in ('snooze', 'release'))::integer,
+    crashes = j.crashes + (%(crashes)s::integer[])[width_bucket(j.id, %(ids)s::bigint[])],
+    last_error = coalesce((%(errors)s::text[])[width_bucket(j.id, %(ids)s::bigint[])]::jsonb, j.last_error)
+  where j.id = any(array(select job_id from locked where job_id is not null and kind in ('retry', 'snooze', 'release')))
+),
+recorded as (
+  insert into tasuki.attempt (job_id, lease_no, owner, attempt, kind, error, usage, output, started_at, ended_at)
+  select
+    id, lease_no, owner, attempt, kind, error::jsonb, usage::jsonb, nullif(output, ''),
+    coalesce(ended_at - ran_for * interval '1 second', started_at), ended_at
+  from locked
+  where job_id is not null and kind in ('retry', 'snooze', 'release')
+),
+told as materialized (
+  select pg_notify('tasuki_job', queue || ' ' || back)
+  from (
+    select
+      queue,
+      max(case when kind = 'release' then greatest(0, ceil(extract(epoch from ended_at - scheduled_at) * 1000)) else 0 end)::bigint as back
+    from locked
+    where
+      %(notify)s::boolean
+      and job_id is not null
+      and kind in ('retry', 'snooze', 'release')
+      and (%(delays)s::float8[])[width_bucket(id, %(ids)s::bigint[])] < 1
+    group by queue
+  ) as due
+)
+select locked.id, locked.lease_no, locked.kind, locked.job_id is not null as is_applied, (select count(*) from told) as told
+from locked

@@ -1,0 +1,18 @@
+-- Seconds until the earliest job that these handlers could take from these queues; zero or less if one is due, null if
+-- there is none. Locks: nothing. Index: job_lease (one look for each queue and priority).
+select extract(epoch from min(first.scheduled_at) - clock_timestamp())::float8
+from unnest(%(queues)s::text[]) as e (queue)
+cross join generate_series(0, 3) as p (priority)
+cross join lateral (
+  select j.scheduled_at
+  from tasuki.job as j
+  where
+    j.status = 'pending'
+    and j.held_by is null
+    and j.queue = e.queue
+    and j.priority = p.priority::smallint
+    and j.handler = any(%(handlers)s::text[])
+  order by j.scheduled_at, j.id
+  limit 1
+) as first
+where not exists (select from tasuki.queue as q where q.name = e.queue and q.paused_at is not null)

@@ -1,0 +1,2 @@
+-- Remember that a migration was applied.
+insert into tasuki.migration (number, name, checksum) values (%(number)s, %(name)s, %(checksum)s)

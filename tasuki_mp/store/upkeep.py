@@ -1,0 +1,163 @@
+"""What keeps the queue in order around the lease protocol: who is alive, partitions, held jobs, what is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from tasuki_mp import sql
+from tasuki_mp.wire import HandlerInfo
+
+_REGISTER: Final = sql.query("register")
+_DEREGISTER: Final = sql.query("deregister")
+_REGISTER_HANDLERS: Final = sql.query("register_handlers")
+_OTHER_SUPERVISORS: Final = sql.query("other_supervisors")
+_POSTMASTER_UPTIME: Final = sql.query("postmaster_uptime")
+_ENSURE_PARTITIONS: Final = sql.query("ensure_partitions")
+_TRIM_ATTEMPTS: Final = sql.query("trim_attempts")
+_NEXT_DUE: Final = sql.query("next_due")
+_HOLD_UNKNOWN: Final = sql.query("hold_unknown")
+_RELEASE_HELD: Final = sql.query("release_held")
+_DRAIN_LEFT: Final = sql.query("drain_left")
+_DRAIN_UNKNOWN: Final = sql.query("drain_unknown")
+_DRAIN_PAUSED: Final = sql.query("drain_paused")
+_PAUSED_QUEUES: Final = sql.query("paused_queues")
+
+ATTEMPTS_KEPT: Final = 50
+"""Rows of history that a live job keeps at most."""
+
+AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+class SupervisorRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A supervisor as others see it. The process is named so that another one on its host can prove that it is gone."""
+
+    owner: UUID
+    host: str
+    pid: int
+    pid_started: int
+    boot_id: str
+    pid_ns: str
+    version: str
+    procs: int
+    queues: list[str]
+    handlers: list[str]
+    lease_seconds: float
+
+
+class OtherSupervisor(msgspec.Struct, frozen=True):
+    """Somebody else who holds, or may hold, leases. An owner that is known by its expired leases only has host ''."""
+
+    owner: UUID
+    host: str
+    pid: int
+    pid_started: int
+    boot_id: str
+    pid_ns: str
+    is_stale: bool
+
+
+class Left(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of the work of a set of handlers. `waiting` and `running` are counted to a thousand at most.
+
+    What had to be left (`unknown` by handler, `paused` by queue) is only counted once nothing waits and nothing runs.
+    """
+
+    waiting: int
+    running: int
+    next_due: float | None
+    unknown: dict[str, int] = {}
+    paused: dict[str, int] = {}
+
+
+async def register(conn: AsyncConnection, row: SupervisorRow) -> None:
+    """Say that this supervisor lives; again when what it works on has changed."""
+    await conn.execute(_REGISTER, msgspec.structs.asdict(row))
+
+
+async def deregister(conn: AsyncConnection, owner: UUID) -> bool:
+    """Forget a supervisor; False if there was none, or if a running job still names it."""
+    return bool(await _value(conn, _DEREGISTER, {"owner": owner}))
+
+
+async def register_handlers(conn: AsyncConnection, infos: Sequence[HandlerInfo], version: str) -> None:
+    """Remember these handlers and their defaults, for producers without the code. The newest start wins."""
+    infos = sorted(infos, key=lambda info: info.name)
+    await conn.execute(
+        _REGISTER_HANDLERS,
+        {
+            "names": [info.name for info in infos],
+            "queues": [info.queue for info in infos],
+            "priorities": [info.priority for info in infos],
+            "max_attempts": [info.max_attempts for info in infos],
+            "options": [msgspec.json.encode(info.policy).decode() for info in infos],
+            "version": version,
+        },
+    )
+
+
+async def other_supervisors(conn: AsyncConnection, *, own: UUID) -> list[OtherSupervisor]:
+    """Everybody else whose leases may have to be rescued. Stale means not heard of for a whole lease."""
+    cursor = await conn.execute(_OTHER_SUPERVISORS, {"own": own})
+    return [OtherSupervisor(*row) for row in await cursor.fetchall()]
+
+
+async def postmaster_uptime(conn: AsyncConnection) -> float:
+    """Seconds since the database server started."""
+    return float(await _value(conn, _POSTMASTER_UPTIME, {}))
+
+
+async def ensure_partitions(conn: AsyncConnection, *, days: int = 7) -> int:
+    """Make the missing partitions of the archive from yesterday to `days` ahead; returns how many. Safe at any time."""
+    return int(await _value(conn, _ENSURE_PARTITIONS, {"days": days}))
+
+
+async def trim_attempts(conn: AsyncConnection, ids: Sequence[int], *, keep: int = ATTEMPTS_KEPT) -> int:
+    """Drop all but the newest `keep` rows of history of these live jobs; returns how many went."""
+    cursor = await conn.execute(_TRIM_ATTEMPTS, {"ids": list(ids), "keep": keep})
+    return cursor.rowcount
+
+
+async def next_due(conn: AsyncConnection, *, queues: Sequence[str], handlers: Sequence[str]) -> float | None:
+    """Seconds until the earliest job that may be leased; zero or less when one is due, None when there is none."""
+    seconds = await _value(conn, _NEXT_DUE, {"queues": list(queues), "handlers": list(handlers)})
+    return None if seconds is None else float(seconds)
+
+
+async def hold_unknown(conn: AsyncConnection, *, queues: Sequence[str], grace: float = 600, limit: int = 5000) -> int:
+    """Hold jobs at the head of these queues whose handler nobody has known for `grace` seconds; returns how many."""
+    return int(await _value(conn, _HOLD_UNKNOWN, {"queues": list(queues), "grace": grace, "most": limit}))
+
+
+async def release_held(
+    conn: AsyncConnection, *, handlers: Sequence[str], limit: int = 5000, notify: bool = True
+) -> int:
+    """Let go of jobs that were held because nobody knew these handlers; returns how many, at most `limit`."""
+    return int(await _value(conn, _RELEASE_HELD, {"handlers": list(handlers), "most": limit, "notify": notify}))
+
+
+async def drain_left(conn: AsyncConnection, *, queues: Sequence[str], handlers: Sequence[str], due_only: bool) -> Left:
+    """What is left to do, here and on other hosts, for whoever works until nothing is."""
+    scope = {"queues": list(queues), "handlers": list(handlers), "due_only": due_only}
+    row = await (await conn.execute(_DRAIN_LEFT, scope)).fetchone()
+    waiting, running = row or (0, 0)
+    due = await next_due(conn, queues=queues, handlers=handlers)
+    if waiting or running:
+        return Left(waiting=waiting, running=running, next_due=due)
+    unknown = await (await conn.execute(_DRAIN_UNKNOWN, scope)).fetchall()
+    paused = await (await conn.execute(_DRAIN_PAUSED, scope)).fetchall()
+    return Left(waiting=0, running=0, next_due=due, unknown=dict(unknown), paused=dict(paused))
+
+
+async def paused_queues(conn: AsyncConnection) -> list[str]:
+    """The names of the queues that somebody has paused."""
+    return [name for (name,) in await (await conn.execute(_PAUSED_QUEUES)).fetchall()]
+
+
+async def _value(conn: AsyncConnection, query: bytes, parameters: dict[str, Any]) -> Any:
+    row = await (await conn.execute(query, parameters)).fetchone()
+    return None if row is None else row[0]

@@ -1,0 +1,289 @@
+"""The lease protocol: lease, heartbeat, finish, rescue, release, cancel. See the header of each file in `sql/queries`.
+
+Every write after leasing is fenced by (id, lease_no, owner). Whoever lost its lease can therefore send what it likes:
+nothing changes, and the verdict says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from tasuki_mp import sql
+from tasuki_mp.job import Lease
+from tasuki_mp.outcome import Settled, SettledKind
+
+_LEASE: Final = sql.query("lease")
+_HEARTBEAT: Final = sql.query("heartbeat")
+_FINISH: Final = sql.query("finish")
+_VERDICT: Final = sql.query("verdict")
+_RESCUE: Final = sql.query("rescue")
+_RELEASE_UNKNOWN: Final = sql.query("release_unknown")
+_CANCEL: Final = sql.query("cancel")
+_CANCEL_VERDICT: Final = sql.query("cancel_verdict")
+
+_CLOCK_SLACK: Final = 60.0
+"""Seconds by which a lease may be older for the database than for us: two clocks run apart slowly."""
+
+AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+Verdict = Literal["applied", "duplicate", "stale", "again"]
+"""What became of an outcome. `applied`: written now. `duplicate`: an earlier finish, whose reply was lost, had written it.
+`stale`: the lease is no longer ours, nothing was written. `again`: somebody has the row locked; send it once more."""
+BeatVerdict = Literal["held", "cancel", "busy", "lost"]
+CancelVerdict = Literal["canceled", "requested", "finished", "unknown"]
+
+
+class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A range of the lease index to take from: a queue and priority, behind the watermark (exclusive) if one is given."""
+
+    queue: str
+    priority: int
+    after_at: datetime | None = None
+    after_id: int = 0
+    limit: int
+
+
+class FinishItem(msgspec.Struct, frozen=True, kw_only=True):
+    """How one attempt ended. `usage` is JSON text; times are seconds of this host's clock, as of now."""
+
+    id: int
+    lease_no: int
+    settled: Settled
+    usage: str = "{}"
+    ran_for: float | None = None
+    """Since the handler was entered; None if it never was."""
+    lease_age: float = 0.0
+    """Since the request for its lease was sent."""
+    output: str = ""
+
+
+class Finished(NamedTuple):
+    """What became of one item. `kind` is what is on record: a retry is `canceled` when somebody had asked for that."""
+
+    id: int
+    lease_no: int
+    verdict: Verdict
+    kind: SettledKind
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """One lease to prolong. The rest tells operators where a job runs, once it has been running for a while."""
+
+    id: int
+    lease_no: int
+    pid: int | None = None
+    slot: int | None = None
+    ran_for: float | None = None
+
+
+class Rescued(msgspec.Struct, frozen=True):
+    id: int
+    handler: str
+    queue: str
+    status: Literal["pending", "failed", "canceled"]
+
+
+_Item = TypeVar("_Item", FinishItem, Beat)
+
+
+async def lease(
+    conn: AsyncConnection,
+    *,
+    owner: UUID,
+    lease_for: float,
+    entries: Sequence[LeaseEntry],
+    handlers: Sequence[str],
+    limit: int,
+    sent_at: float,
+    now: datetime | None = None,
+) -> list[Lease]:
+    """Take up to `limit` due jobs, each under a fresh lease of `lease_for` seconds.
+
+    The entries come in the order of preference, each with its own limit; the leases come back in that order, and within
+    an entry in the order of the index. Paused queues and held jobs are passed over. Returns fewer rather than wait.
+    """
+    if limit <= 0 or not entries:
+        return []
+    cursor = await conn.execute(
+        _LEASE,
+        {
+            "owner": owner,
+            "lease_for": lease_for,
+            "queues": [entry.queue for entry in entries],
+            "priorities": [entry.priority for entry in entries],
+            "after_ats": [entry.after_at for entry in entries],
+            "after_ids": [entry.after_id for entry in entries],
+            "mosts": [entry.limit for entry in entries],
+            "handlers": list(handlers),
+            "most": limit,
+            "now": now,
+        },
+        prepare=True,
+        binary=True,
+    )
+    rank = {(entry.queue, entry.priority): index for index, entry in enumerate(entries)}
+    leases = [Lease(*row, sent_at=sent_at) for row in await cursor.fetchall()]
+    leases.sort(key=lambda taken: (rank[taken.queue, taken.priority], taken.scheduled_at, taken.id))
+    return leases
+
+
+async def finish(
+    conn: AsyncConnection, *, owner: UUID, items: Sequence[FinishItem], notify: bool = True
+) -> list[Finished]:
+    """Write down how attempts ended; each item gets a verdict. Sending an item twice is harmless.
+
+    Raises psycopg's error when the database refuses one of them; which one is for the caller to find. What was written
+    by then is a duplicate the next time.
+    """
+    finished: list[Finished] = []
+    for batch in _batches(items):
+        finished += await _finish_batch(conn, owner, batch, notify=notify)
+    return finished
+
+
+async def _finish_batch(
+    conn: AsyncConnection, owner: UUID, batch: Sequence[FinishItem], *, notify: bool
+) -> list[Finished]:
+    cursor = await conn.execute(
+        _FINISH,
+        {
+            "owner": owner,
+            "ids": [item.id for item in batch],
+            "lease_nos": [item.lease_no for item in batch],
+            "kinds": [item.settled.kind for item in batch],
+            "results": [item.settled.result for item in batch],
+            "errors": [None if (e := item.settled.error) is None else _json(e) for item in batch],
+            "usages": [item.usage for item in batch],
+            "outputs": [item.output for item in batch],
+            "ran_fors": [item.ran_for for item in batch],
+            "crashes": [int(item.settled.is_crash) for item in batch],
+            "delays": [item.settled.delay for item in batch],
+            "notify": notify,
+        },
+        prepare=True,
+        binary=True,
+    )
+    rows = await cursor.fetchall()
+    finished = [
+        Finished(job_id, lease_no, "applied", kind) for job_id, lease_no, kind, is_written, _ in rows if is_written
+    ]
+    if len(finished) == len(batch):
+        return finished
+    asked = {job_id: kind for job_id, _, kind, is_written, _ in rows if not is_written}
+    left = [item for item in batch if item.id in asked]
+    cursor = await conn.execute(
+        _VERDICT,
+        {
+            "owner": owner,
+            "ids": [item.id for item in left],
+            "lease_nos": [item.lease_no for item in left],
+            "age": max(item.lease_age for item in left) + _CLOCK_SLACK,
+        },
+    )
+    for job_id, lease_no, verdict, kind in await cursor.fetchall():
+        finished.append(Finished(job_id, lease_no, verdict, kind or asked[job_id]))
+    return finished
+
+
+def heartbeat(
+    conn: Connection, *, owner: UUID, lease_for: float, beats: Sequence[Beat], now: datetime | None = None
+) -> list[tuple[int, int, BeatVerdict]]:
+    """Prolong these leases to `lease_for` seconds from now, and say that this supervisor lives.
+
+    Never waits for a row. `cancel` was prolonged like `held`; `busy` is ours, but locked by somebody; `lost` is not ours.
+    """
+    verdicts: list[tuple[int, int, BeatVerdict]] = []
+    for batch in _batches(beats) or [[]]:
+        cursor = conn.execute(
+            _HEARTBEAT,
+            {
+                "owner": owner,
+                "lease_for": lease_for,
+                "ids": [beat.id for beat in batch],
+                "lease_nos": [beat.lease_no for beat in batch],
+                "pids": [beat.pid for beat in batch],
+                "slots": [beat.slot for beat in batch],
+                "ran_fors": [beat.ran_for for beat in batch],
+                "now": now,
+            },
+            prepare=True,
+            binary=True,
+        )
+        verdicts += cursor.fetchall()
+    return verdicts
+
+
+async def rescue(
+    conn: AsyncConnection,
+    *,
+    owners: Sequence[UUID],
+    is_gone: bool,
+    limit: int,
+    now: datetime | None = None,
+    notify: bool = True,
+) -> list[Rescued]:
+    """Take back up to `limit` expired leases of these owners; if they are known to be gone, expired or not."""
+    if not owners:
+        return []
+    cursor = await conn.execute(
+        _RESCUE, {"owners": list(owners), "is_gone": is_gone, "most": limit, "now": now, "notify": notify}
+    )
+    return [Rescued(*row[:4]) for row in await cursor.fetchall()]
+
+
+async def release_unknown(conn: AsyncConnection, *, owner: UUID, known: Sequence[int], notify: bool = True) -> int:
+    """Give back the running jobs of this owner that are not in `known`, attempts refunded; returns how many there were.
+
+    Those are leases whose reply was lost. Call it on the connection that leases, so that no lease is in flight.
+    """
+    cursor = await conn.execute(_RELEASE_UNKNOWN, {"owner": owner, "known": list(known), "notify": notify})
+    return await _number(cursor)
+
+
+async def cancel(conn: AsyncConnection, ids: Sequence[int]) -> dict[int, CancelVerdict]:
+    """Cancel jobs: `canceled` at once if pending, `requested` if running; else `finished` already, or `unknown`."""
+    verdicts: dict[int, CancelVerdict] = {}
+    left = sorted(set(ids))
+    while left:
+        cursor = await conn.execute(_CANCEL, {"ids": left})
+        verdicts.update({job_id: verdict for job_id, verdict, _ in await cursor.fetchall() if verdict})
+        left = [job_id for job_id in left if job_id not in verdicts]
+        if left:
+            cursor = await conn.execute(_CANCEL_VERDICT, {"ids": left})
+            rows = await cursor.fetchall()
+            verdicts.update({job_id: verdict for job_id, verdict in rows if verdict != "again"})
+            left = [job_id for job_id in left if job_id not in verdicts]
+    return verdicts
+
+
+async def _number(cursor: psycopg.AsyncCursor[tuple[Any, ...]]) -> int:
+    row = await cursor.fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _batches(items: Sequence[_Item]) -> list[list[_Item]]:
+    """The items by ascending id, each id once a batch: nearly always a single batch.
+
+    An id is there twice when its lease was lost and the same supervisor has leased it again.
+    """
+    ordered = sorted(items, key=lambda item: (item.id, item.lease_no))
+    batches: list[list[_Item]] = []
+    turn, last_id = 0, None
+    for item in ordered:
+        turn = turn + 1 if item.id == last_id else 0
+        last_id = item.id
+        if turn == len(batches):
+            batches.append([])
+        batches[turn].append(item)
+    return batches
