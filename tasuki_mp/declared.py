@@ -1,0 +1,76 @@
+"""What a handler declares beside its signature: where its jobs wait, how often they are tried, what its errors mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final, Literal
+
+from tasuki_mp.backoff import Backoff
+from tasuki_mp.errors import HandlerError
+from tasuki_mp.job import (
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_MAX_CRASHES,
+    DEFAULT_PRIORITY,
+    DEFAULT_QUEUE,
+    LOWEST_PRIORITY,
+    NAME_PATTERN,
+    PRIORITIES,
+)
+
+BackoffFunction = Callable[[int, BaseException], timedelta | float]
+"""Seconds to wait (or a timedelta) before the next attempt, from the attempt that failed (from 1) and its exception."""
+
+ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
+DEFAULT_BACKOFF: Final = Backoff()
+_MOST_ATTEMPTS: Final = 2**31 - 1
+
+
+class Options:
+    """What a handler says about its jobs beside its signature. Raises HandlerError for what can't be."""
+
+    __slots__ = ("backoff", "fail_on", "fence", "max_attempts", "max_crashes", "priority", "queue", "retry_on")
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = DEFAULT_PRIORITY,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        max_crashes: int = DEFAULT_MAX_CRASHES,
+        backoff: Backoff | BackoffFunction = DEFAULT_BACKOFF,
+        retry_on: ExceptionTypes = (),
+        fail_on: ExceptionTypes = (),
+        fence: Literal["wait", "kill"] = "wait",
+    ) -> None:
+        # Whoever has no type checker learns it here, when the module is imported.
+        name_of_queue: object = queue
+        if not (isinstance(name_of_queue, str) and re.fullmatch(NAME_PATTERN, name_of_queue)):
+            raise HandlerError(f"{what}: the queue's name {queue!r} must match {NAME_PATTERN}")
+        if type(priority) is not int or priority not in PRIORITIES:
+            raise HandlerError(f"{what}: priority is 0 (first) to {LOWEST_PRIORITY} (last), not {priority!r}")
+        for name, value in (("max_attempts", max_attempts), ("max_crashes", max_crashes)):
+            if type(value) is not int or not 1 <= value <= _MOST_ATTEMPTS:
+                raise HandlerError(f"{what}: {name} is a whole number from 1 on, not {value!r}")
+        if not isinstance(backoff, Backoff) and not callable(backoff):
+            raise HandlerError(f"{what}: backoff is a Backoff or a function of (attempt, exception), not {backoff!r}")
+        if fence not in ("wait", "kill"):
+            raise HandlerError(f"{what}: fence is 'wait' or 'kill', not {fence!r}")
+        self.queue = queue
+        self.priority = priority
+        self.max_attempts = max_attempts
+        self.max_crashes = max_crashes
+        self.backoff = backoff
+        self.retry_on = _exception_types(what, "retry_on", retry_on)
+        self.fail_on = _exception_types(what, "fail_on", fail_on)
+        self.fence = fence
+
+
+def _exception_types(what: str, option: str, given: Any) -> tuple[type[BaseException], ...]:
+    kinds = given if isinstance(given, tuple) else (given,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise HandlerError(f"{what}: {option} takes exception classes, not {kind!r}")
+    return kinds
