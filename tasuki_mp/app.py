@@ -1,0 +1,152 @@
+"""`Tasuki`, the application object: handlers and resources are registered on it, and jobs enqueued through it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+
+from tasuki_mp import handlers
+from tasuki_mp.backoff import Backoff
+from tasuki_mp.declared import DEFAULT_BACKOFF, BackoffFunction, ExceptionTypes
+from tasuki_mp.errors import ConfigError, EnqueueInHandlerError
+from tasuki_mp.handlers import Handler, Registry
+from tasuki_mp.job import (
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_MAX_CRASHES,
+    DEFAULT_PRIORITY,
+    DEFAULT_QUEUE,
+    Job,
+)
+from tasuki_mp.payload import DEFAULT_MAX_TEXT
+
+if TYPE_CHECKING:
+    # What a child imports is paid for by every job: the client, and psycopg with it, waits for the first enqueue.
+    import psycopg
+
+    from tasuki_mp.client import Client, JobHandle
+    from tasuki_mp.store.produce import CancelVerdict, IdRanges
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Tasuki:
+    """An application: a registry of handlers and resources, and the way to enqueue their jobs.
+
+    Makes no connection and reads no configuration until the first enqueue. `modules` are those that hold further
+    handlers; they are imported by `load()`, which the program calls. `dsn` goes before the environment's; `max_payload`
+    and `max_result` are bytes of JSON text.
+    """
+
+    def __init__(
+        self,
+        *,
+        modules: Iterable[str] = (),
+        dsn: str | None = None,
+        max_payload: int = DEFAULT_MAX_TEXT,
+        max_result: int = DEFAULT_MAX_TEXT,
+    ) -> None:
+        if isinstance(modules, str):
+            raise ConfigError(f"modules is a list of names; write modules=[{modules!r}]")
+        self.modules = tuple(modules)
+        self.dsn = dsn
+        self.max_result = max_result
+        self.registry = Registry(max_payload=max_payload)
+        self._client: Client | None = None
+
+    @overload
+    def handler(self, function: Callable[P, R], /) -> Handler[P, R]: ...
+    @overload
+    def handler(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = DEFAULT_PRIORITY,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        max_crashes: int = DEFAULT_MAX_CRASHES,
+        backoff: Backoff | BackoffFunction = DEFAULT_BACKOFF,
+        retry_on: ExceptionTypes = (),
+        fail_on: ExceptionTypes = (),
+        fence: Literal["wait", "kill"] = "wait",
+    ) -> Callable[[Callable[P, R]], Handler[P, R]]: ...
+    def handler(self, function: Callable[P, R] | None = None, /, **options: Any) -> Any:
+        """Register a function as a handler; works with and without parentheses.
+
+        `name`: that of its jobs, else the function's. `queue`, `priority` (0 first … 3 last), `max_attempts` (a run
+        counts when it is leased) and `max_crashes` (deaths of the process) are what its jobs get. `backoff` is a
+        `Backoff`, or a function of (attempt, exception) that gives seconds or a timedelta; after the death of its
+        process, the default. With `retry_on`, only those exceptions are tried again; those in `fail_on` never are.
+        `fence="kill"` stops a running job when its lease can't be trusted any more, for handlers with effects outside
+        that must never overlap.
+
+        Raises HandlerError, with the reason, for a function that can't be one.
+        """
+        if function is not None:
+            return self.registry.add_handler(function)
+        return lambda decorated: self.registry.add_handler(decorated, **options)
+
+    @overload
+    def resource(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+    @overload
+    def resource(
+        self, /, *, name: str | None = None, eager: bool = False
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+    def resource(
+        self, function: Callable[P, R] | None = None, /, *, name: str | None = None, eager: bool = False
+    ) -> Any:
+        """Register a function that builds something handlers share; works with and without parentheses.
+
+        Called once per child, when a job first needs it, or at the child's start with `eager=True`. A generator
+        function yields it and runs the rest when the child ends. It is injected wherever a handler, or another
+        resource, has a parameter of its name. Returns the function itself.
+        """
+
+        def register(decorated: Callable[P, R]) -> Callable[P, R]:
+            self.registry.add_resource(decorated, name, is_eager=eager)
+            return decorated
+
+        return register if function is None else register(function)
+
+    def load(self) -> None:
+        """Import `modules` and check every handler and resource. Raises what the imports raise, and HandlerError."""
+        for module in self.modules:
+            importlib.import_module(module)
+        self.registry.check()
+
+    @property
+    def client(self) -> Client:
+        """The client that `enqueue` uses; it connects when it first has to."""
+        if self._client is None:
+            from tasuki_mp.client import Client
+
+            self._client = Client(self.dsn)
+        return self._client
+
+    def enqueue(self, job: Job, conn: psycopg.Connection[Any] | None = None) -> JobHandle:
+        """Insert a job: on the application's own connection, or inside the transaction of `conn`."""
+        self._refuse_in_handler(conn)
+        return self.client.enqueue(job, conn)
+
+    def enqueue_many(self, jobs: Iterable[Job], conn: psycopg.Connection[Any] | None = None) -> IdRanges:
+        """Insert all jobs of an iterable, of any length, in constant memory: all of them or none.
+
+        In one transaction of its own, or inside that of `conn`.
+        """
+        self._refuse_in_handler(conn)
+        return self.client.enqueue_many(jobs, conn)
+
+    def cancel(self, *ids: int, conn: psycopg.Connection[Any] | None = None) -> dict[int, CancelVerdict]:
+        """Cancel jobs by id; for each what came of it: canceled, requested (it runs), finished, or unknown."""
+        return self.client.cancel(ids, conn)
+
+    @staticmethod
+    def _refuse_in_handler(conn: object) -> None:
+        if conn is None and handlers.running_job is not None:
+            raise EnqueueInHandlerError(
+                f"{handlers.running_job} called enqueue without conn=. That job would exist even if this attempt fails "
+                "and runs again: use ctx.enqueue, which inserts follow-up jobs together with this one's completion, or "
+                "pass conn= to insert in a transaction of your own"
+            )
