@@ -1,0 +1,247 @@
+"""What people and metrics ask the database: who works on what, how much waits, and all about one job. Reads only.
+
+Synchronous: the CLI and the thread that serves `/metrics` use it, never the supervisor's loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from time import monotonic
+from typing import Any, Final
+
+import msgspec
+import psycopg
+from psycopg.rows import class_row
+
+from tasuki_mp import sql
+from tasuki_mp.store.connect import connect
+
+_LIVE: Final = sql.query("look_live")
+_FINAL: Final = sql.query("look_final")
+_RUNNING: Final = sql.query("look_running")
+_SUPERVISORS: Final = sql.query("look_supervisors")
+_UNKNOWN: Final = sql.query("look_unknown")
+_JOB: Final = sql.query("look_job")
+_ATTEMPTS: Final = sql.query("look_attempts")
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class QueueDepth(msgspec.Struct, frozen=True, kw_only=True):
+    """The live jobs of a queue."""
+
+    queue: str
+    due: int
+    scheduled: int
+    """Pending, but their time has not come."""
+    held: int
+    """Pending, but nobody may lease them for now, whatever their time."""
+    running: int
+    oldest_due: float
+    """Seconds that the oldest due job has waited; 0 without one."""
+    paused_at: datetime | None = None
+
+
+class FinalCount(msgspec.Struct, frozen=True):
+    queue: str
+    status: str
+    jobs: int
+
+
+class RunningJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that runs somewhere. Host, pid, slot and age are None until its supervisor's next heartbeat writes them."""
+
+    id: int
+    queue: str
+    handler: str
+    attempt: int
+    max_attempts: int
+    host: str | None
+    pid: int | None
+    slot: int | None
+    age: float | None
+    is_cancel_requested: bool
+    is_expired: bool
+    """Its lease is over: it waits to be rescued, or for a word from its supervisor."""
+
+
+class SupervisorInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A supervisor that registered; a stale one has not been heard of for a whole lease."""
+
+    host: str
+    pid: int
+    version: str
+    procs: int
+    queues: list[str]
+    handlers: list[str]
+    started_at: datetime
+    seen_ago: float
+    is_stale: bool
+    running: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole database at one instant."""
+
+    queues: list[QueueDepth]
+    final: list[FinalCount] | None
+    """None when the archive is too large to be counted in time."""
+    running: list[RunningJob]
+    running_total: int
+    supervisors: list[SupervisorInfo]
+    unknown_handlers: dict[str, int]
+    """Pending jobs of handlers that no living supervisor knows."""
+
+
+class AttemptInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that did not end its job. Error and usage are JSON texts."""
+
+    lease_no: int
+    attempt: int
+    kind: str
+    started_at: datetime | None
+    ended_at: datetime
+    error: str | None
+    usage: str | None
+    output: str | None
+
+
+class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a job. Payload, result, error and usage are JSON texts, as they are in the database."""
+
+    id: int
+    queue: str
+    handler: str
+    state: str
+    payload: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    crashes: int
+    lease_no: int
+    created_at: datetime
+    scheduled_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    lease_expires_at: datetime | None
+    cancel_requested_at: datetime | None
+    held_by: str | None
+    host: str | None
+    pid: int | None
+    slot: int | None
+    result: str | None
+    error: str | None
+    usage: str | None
+    output: str | None
+
+
+@contextmanager
+def snapshot(conn: Connection, *, timeout: float = 30) -> Iterator[None]:
+    """All statements within see the same instant, write nothing, and end after `timeout` seconds each."""
+    with conn.transaction():
+        conn.execute("set transaction isolation level repeatable read, read only")
+        # These read whole tables on purpose, which the connection's settings forbid for the hot statements.
+        conn.execute("set local enable_seqscan = on")
+        conn.execute("set local enable_bitmapscan = on")
+        _bound(conn, timeout)
+        yield
+
+
+def _bound(conn: Connection, timeout: float) -> None:
+    conn.execute("select set_config('statement_timeout', %s, true)", (str(round(timeout * 1000)),))
+
+
+def status(
+    conn: Connection, *, running_limit: int = 100, final_timeout: float = 10, now: datetime | None = None
+) -> Status:
+    """The state of everything at one instant, so that no job is counted twice.
+
+    Names at most `running_limit` running jobs, and gives up counting the archive after `final_timeout` seconds.
+    """
+    with snapshot(conn):
+        queues = queue_depths(conn, now=now)
+        with conn.cursor(row_factory=class_row(RunningJob)) as cursor:
+            running = cursor.execute(_RUNNING, {"now": now, "limit": running_limit}).fetchall()
+        with conn.cursor(row_factory=class_row(SupervisorInfo)) as cursor_of_supervisors:
+            supervisors = cursor_of_supervisors.execute(_SUPERVISORS, {"now": now}).fetchall()
+        unknown = {str(handler): int(jobs) for handler, jobs in conn.execute(_UNKNOWN, {"now": now})}
+        return Status(
+            queues=queues,
+            final=_final_counts(conn, timeout=final_timeout),
+            running=running,
+            running_total=sum(depth.running for depth in queues),
+            supervisors=supervisors,
+            unknown_handlers=unknown,
+        )
+
+
+def queue_depths(conn: Connection, *, now: datetime | None = None) -> list[QueueDepth]:
+    """Each queue that has live jobs or is paused, by name."""
+    with conn.cursor(row_factory=class_row(QueueDepth)) as cursor:
+        return cursor.execute(_LIVE, {"now": now}).fetchall()
+
+
+def _final_counts(conn: Connection, *, timeout: float) -> list[FinalCount] | None:
+    try:
+        with conn.transaction(), conn.cursor(row_factory=class_row(FinalCount)) as cursor:  # a savepoint
+            _bound(conn, timeout)
+            return cursor.execute(_FINAL).fetchall()
+    except psycopg.errors.QueryCanceled:
+        return None
+
+
+def job(conn: Connection, job_id: int) -> tuple[JobInfo, list[AttemptInfo]] | None:
+    """A job and its earlier attempts, or None if there is none (any more)."""
+    with snapshot(conn):
+        with conn.cursor(row_factory=class_row(JobInfo)) as cursor:
+            info = cursor.execute(_JOB, {"id": job_id}).fetchone()
+        if info is None:
+            return None
+        with conn.cursor(row_factory=class_row(AttemptInfo)) as cursor_of_attempts:
+            return info, cursor_of_attempts.execute(_ATTEMPTS, {"id": job_id}).fetchall()
+
+
+class DepthProbe:
+    """Queue depths for `/metrics`: asks the database at most every `every` seconds, on a connection of its own.
+
+    Called from the threads of the HTTP server. Gives None while the database can't be asked: no figure is better than a
+    stale one.
+    """
+
+    def __init__(self, dsn: str, *, every: float = 5.0, timeout: float = 5.0) -> None:
+        self._dsn = dsn
+        self._every = every
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._conn: Connection | None = None
+        self._asked_at: float | None = None
+        self._depths: list[QueueDepth] | None = None
+
+    def __call__(self) -> list[QueueDepth] | None:
+        with self._lock:
+            if self._asked_at is None or monotonic() - self._asked_at >= self._every:
+                self._depths = self._ask()
+                self._asked_at = monotonic()
+            return self._depths
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _ask(self) -> list[QueueDepth] | None:
+        try:
+            if self._conn is None or self._conn.closed:
+                self._conn = connect(self._dsn, name="metrics", connect_timeout=self._timeout)
+            with snapshot(self._conn, timeout=self._timeout):
+                return queue_depths(self._conn)
+        except psycopg.Error:
+            self._drop()
+            return None
+
+    def _drop(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
