@@ -34,14 +34,14 @@ AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 Verdict = Literal["applied", "duplicate", "stale", "again"]
-"""What became of an outcome. `applied`: written now. `duplicate`: an earlier finish, whose reply was lost, had written it.
-`stale`: the lease is no longer ours, nothing was written. `again`: somebody has the row locked; send it once more."""
+"""What became of an outcome. `applied`: written now. `duplicate`: an earlier finish had written it, and its reply was
+lost. `stale`: the lease is no longer ours, nothing was written. `again`: somebody has the row locked; send it again."""
 BeatVerdict = Literal["held", "cancel", "busy", "lost"]
 CancelVerdict = Literal["canceled", "requested", "finished", "unknown"]
 
 
 class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A range of the lease index to take from: a queue and priority, behind the watermark (exclusive) if one is given."""
+    """A range of the lease index: a queue and priority, behind the watermark (exclusive) if one is given."""
 
     queue: str
     priority: int
@@ -129,7 +129,7 @@ async def lease(
         binary=True,
     )
     rank = {(entry.queue, entry.priority): index for index, entry in enumerate(entries)}
-    leases = [Lease(*row, sent_at=sent_at) for row in await cursor.fetchall()]
+    leases = [Lease(*(*row, sent_at)) for row in await cursor.fetchall()]
     leases.sort(key=lambda taken: (rank[taken.queue, taken.priority], taken.scheduled_at, taken.id))
     return leases
 
@@ -197,7 +197,7 @@ def heartbeat(
 ) -> list[tuple[int, int, BeatVerdict]]:
     """Prolong these leases to `lease_for` seconds from now, and say that this supervisor lives.
 
-    Never waits for a row. `cancel` was prolonged like `held`; `busy` is ours, but locked by somebody; `lost` is not ours.
+    Never waits for a row. `cancel` was prolonged like `held`; `busy` is ours, but locked by somebody; `lost` is not.
     """
     verdicts: list[tuple[int, int, BeatVerdict]] = []
     for batch in _batches(beats) or [[]]:
