@@ -237,7 +237,9 @@ class _Tree:
             listed = children(parent)
             if not is_alive(pidfd):
                 continue  # the list may be that of another process by now; its children are somebody else's anyway
-            for pid in listed:
+            for pid in reversed(
+                listed
+            ):  # the newest first: one that forks and exits, again and again, is hard to catch
                 if pid in parents or pid in self._spare or pid in self.surviving:
                     continue
                 held = self._below.get(pid) or self._take(pid, parents)
