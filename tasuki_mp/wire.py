@@ -88,9 +88,12 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Retiring(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """Child to supervisor: takes no further job, for this reason; sent outside of any job."""
+    """Child to supervisor, after a `Finished` that said `retire`: its resources are closed, it may end.
 
-    reason: str
+    `is_littered`: jobs left processes behind, so the child stands still and waits to be killed with all of them.
+    """
+
+    is_littered: bool
 
 
 Buffer = bytes | memoryview

@@ -1,0 +1,101 @@
+"""The application inside a child or in the forkserver: imported once, found again after the fork."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+import traceback
+from typing import Final
+
+import msgspec
+
+from tasuki_mp.child.describe import TRACEBACK_LIMIT, clip, storable
+from tasuki_mp.handlers import Registry, load_app
+
+SPEC_VARIABLE: Final = "TASUKI_MP_APPLICATION"
+"""Carries an `AppSpec` to the forkserver, which starts before anything could be sent to it; removed there at once."""
+
+THREAD_VARIABLES: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
+
+
+class AppSpec(msgspec.Struct, frozen=True):
+    """Which application to import: `pkg.module:name`, and the folder put first on the module path."""
+
+    app: str
+    app_dir: str
+    is_preloaded: bool = True
+
+
+class Application(msgspec.Struct, frozen=True):
+    """An imported application, or why there is none."""
+
+    spec: AppSpec
+    registry: Registry | None
+    max_result: int = 0
+    error: str = ""
+    seconds: float = 0.0
+    leftovers: tuple[str, ...] = ()
+
+
+_preloaded: Application | None = None
+
+
+def import_application(spec: AppSpec) -> Application:
+    """The application, imported in this process unless the forkserver already did. Never raises: see `error`."""
+    if _preloaded is not None and msgspec.structs.replace(
+        _preloaded.spec, is_preloaded=True
+    ) == msgspec.structs.replace(spec, is_preloaded=True):
+        return _preloaded
+    before = _threads_and_sockets()
+    started = time.monotonic()
+    try:
+        app = load_app(spec.app, spec.app_dir)
+        registry = app.registry
+        registry.check()
+    except BaseException:  # noqa: BLE001  SystemExit and worse at import are the application's error, reported as such
+        return Application(spec, None, error=clip(storable(traceback.format_exc()), TRACEBACK_LIMIT))
+    seconds = time.monotonic() - started
+    leftovers = tuple(sorted(_threads_and_sockets() - before))
+    return Application(spec, registry, max_result=app.max_result, seconds=seconds, leftovers=leftovers)
+
+
+def preload(spec: AppSpec) -> None:
+    """Import the application into this forkserver and freeze it, so that its pages stay shared with every child."""
+    global _preloaded  # noqa: PLW0603  what a forkserver has imported is global by nature: children inherit it
+    _preloaded = import_application(spec)
+    gc.collect()
+    gc.freeze()
+
+
+def limit_native_threads() -> None:
+    """One thread for each native pool, unless the environment says otherwise; before anything is imported."""
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, "1")
+
+
+def _threads_and_sockets() -> set[str]:
+    """What a fork would break: threads that would be gone in the child, sockets that would be shared with it."""
+    found: set[str] = set()
+    try:
+        found.update(f"thread {task}" for task in os.listdir("/proc/self/task") if int(task) != os.getpid())
+        for fd in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{fd}")
+            except FileNotFoundError:  # the descriptor of the listing itself
+                continue
+            if target.startswith("socket:"):
+                found.add(target)
+    except FileNotFoundError:  # no /proc, as on macOS: nothing can be said
+        return set()
+    return found

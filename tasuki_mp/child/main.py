@@ -1,0 +1,227 @@
+"""The child's main loop: take a job frame, run its handler, send how it ended.
+
+Runs in the only thread of a slot's child, as the one endless task of that slot's executor. Talks to the supervisor alone:
+job frames come in on one socket, outcome frames go out on another, and a page of shared memory says what is running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import time
+from ctypes import Array, c_uint64
+from typing import Any, Final, assert_never
+
+import msgspec
+
+from tasuki_mp import handlers, wire
+from tasuki_mp.child import application, guard
+from tasuki_mp.child.context import Context
+from tasuki_mp.child.describe import clip, describe, storable
+from tasuki_mp.child.output import Output
+from tasuki_mp.child.resources import Resources
+from tasuki_mp.child.tidy import Tidiness
+from tasuki_mp.errors import PayloadError
+from tasuki_mp.handlers import Handler
+from tasuki_mp.outcome import (
+    AskedCancel,
+    AskedRetry,
+    AskedSnooze,
+    Cancel,
+    ErrorInfo,
+    ErrorKind,
+    Outcome,
+    Raised,
+    Retry,
+    Returned,
+    Snooze,
+)
+
+Page = Array[c_uint64]
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_LOST_SUPERVISOR: Final = 70
+"""Exit code of a child whose sockets are gone (EX_SOFTWARE)."""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What a child is given when it is started."""
+
+    jobs: socket.socket
+    outcomes: socket.socket
+    page: Page
+    spec: application.AppSpec
+    nofile: int
+    """The soft limit of open files that the supervisor had before it raised its own."""
+
+
+_line: Line | None = None
+
+
+def initialize(
+    jobs: socket.socket, outcomes: socket.socket, page: Page, spec: application.AppSpec, nofile: int
+) -> None:
+    """The executor's initializer: the guard first, before any user code can be imported here."""
+    global _line  # noqa: PLW0603  an executor's initializer has no other way to hand something to its task
+    guard.protect(nofile=nofile)
+    _line = Line(jobs, outcomes, page, spec, nofile)
+
+
+def slot_main() -> None:
+    """The executor's only task: run jobs until the supervisor says stop, or something calls for a fresh child."""
+    if _line is None:
+        raise RuntimeError("slot_main runs in a process that initialize() has prepared")
+    Child(_line).serve()
+
+
+class Child:
+    """One child: its sockets, its application, its resources."""
+
+    def __init__(self, line: Line) -> None:
+        self._outcomes = line.outcomes
+        self._page = line.page
+        self._receiver = wire.Receiver(line.jobs)
+        application.limit_native_threads()
+        os.environ.pop("TASUKI_DSN", None)
+        app = application.import_application(line.spec)
+        self._max_result = app.max_result
+        self._handlers = app.registry.handlers if app.registry else {}
+        self._resources = Resources(app.registry.resources if app.registry else {})
+        self._seen: set[str] = set()
+        error = app.error
+        if app.registry and not error:
+            error = self._resources.build_eager()
+        self._output = Output()
+        self._tidiness = Tidiness()
+        pidfd = os.pidfd_open(os.getpid())
+        hello = wire.Hello(
+            pid=os.getpid(),
+            forkserver_pid=os.getppid(),
+            handlers=[handler.info for handler in self._handlers.values()],
+            import_error=error,
+            import_seconds=app.seconds,
+            leftovers=list(app.leftovers),
+        )
+        wire.send_hello(self._outcomes, hello, pidfd=pidfd, output=self._output.fd)
+        os.close(pidfd)
+
+    def serve(self) -> None:
+        """Run jobs, one after the other."""
+        while True:
+            try:
+                frame = self._receiver.to_child()
+            except wire.ClosedError:
+                os._exit(_LOST_SUPERVISOR)
+            match frame:
+                case wire.RunJob():
+                    retire = self._run(frame)
+                    if retire:
+                        self._resources.close()
+                        self._tell(wire.pack(wire.Retiring(self._tidiness.is_littered)))
+                        if self._tidiness.is_littered:
+                            _wait_to_be_killed()
+                        return
+                case wire.Stop():
+                    self._resources.close()
+                    return
+                case _:
+                    assert_never(frame)
+
+    def _run(self, job: wire.RunJob) -> str:
+        """Run one job and send its outcome; returns why this child should retire, or an empty string."""
+        page = self._page
+        page[wire.PAGE_RECEIVED] += 1
+        cpu = time.process_time_ns()
+        started = time.clock_gettime_ns(_CLOCK)
+        # The order matters to whoever reads the page of a dead child: this job had started once both words are its own.
+        page[wire.PAGE_STARTED] = started
+        page[wire.PAGE_JOB] = job.id
+        page[wire.PAGE_LEASE_NO] = job.lease_no
+        page[wire.PAGE_IN_HANDLER] = 1
+        handlers.running_job = f"{job.handler} (job {job.id})"
+        handler = self._handlers.get(job.handler)
+        try:
+            outcome = self._call(handler, job) if handler else _unknown(job.handler)
+        except BaseException as error:  # noqa: BLE001  a handler may raise anything, SystemExit and worse included
+            outcome = _raised(handler, job, error)
+        handlers.running_job = None
+        page[wire.PAGE_IN_HANDLER] = 0
+        ended = time.clock_gettime_ns(_CLOCK)
+        if job.handler not in self._seen:
+            self._seen.add(job.handler)
+            self._tidiness.rebase()
+        output_end = self._output.settle()
+        retire = self._tidiness.verdict(started_ns=started, ended_ns=ended)
+        used = time.process_time_ns() - cpu
+        self._tell(wire.pack(wire.Finished(job.id, job.lease_no, outcome, started, ended, used, output_end, retire)))
+        return retire
+
+    def _call(self, handler: Handler[..., Any], job: wire.RunJob) -> Outcome:
+        arguments = handler.decode(job.payload)
+        for parameter, resource in handler.injections:
+            if resource is None:
+                arguments[parameter] = Context(
+                    job_id=job.id,
+                    lease_no=job.lease_no,
+                    handler=job.handler,
+                    queue=job.queue,
+                    attempt=job.attempt,
+                    max_attempts=job.max_attempts,
+                )
+            else:
+                if not self._resources.is_built(resource):
+                    self._resources.build(resource)
+                    self._tidiness.spare_processes()
+                arguments[parameter] = self._resources.get(resource)
+        value = asyncio.run(handler.function(**arguments)) if handler.is_async else handler.function(**arguments)
+        match value:
+            case None:
+                return Returned(None)
+            case Retry():
+                return AskedRetry(value.after)
+            case Snooze():
+                return AskedSnooze(value.after)
+            case Cancel():
+                return AskedCancel(clip(storable(value.reason), 4096))
+            case _:
+                return Returned(handlers.encode_result(value, limit=self._max_result))
+
+    def _tell(self, packet: bytes) -> None:
+        try:
+            wire.send(self._outcomes, packet)
+        except OSError:
+            # The job closed our sockets, or the supervisor is gone: nobody can learn anything from this process any more.
+            os._exit(_LOST_SUPERVISOR)
+
+
+def _unknown(name: str) -> Outcome:
+    message = f"this application has no handler {name!r}"
+    return Raised(ErrorInfo(kind=ErrorKind.UNKNOWN_HANDLER, type="UnknownHandlerError", message=message))
+
+
+def _raised(handler: Handler[..., Any] | None, job: wire.RunJob, error: BaseException) -> Outcome:
+    info = describe(error)
+    match info.kind:
+        case ErrorKind.BAD_RESULT:
+            return Raised(info, is_retryable=False)
+        case ErrorKind.BAD_PAYLOAD:
+            # A payload that does not fit may be one from a newer release that another host runs already; one that is
+            # no readable JSON fits nowhere.
+            return Raised(info, is_retryable=not (isinstance(error, PayloadError) and error.path == "$"))
+        case _:
+            pass
+    if handler is None:
+        return Raised(info)
+    try:
+        is_retryable, delay = handler.answer(error, job.attempt)
+    except BaseException as broken:  # noqa: BLE001  the backoff function is user code too
+        note = f"{info.message}\n(its handler's backoff function raised {type(broken).__name__}; the default was used)"
+        return Raised(msgspec.structs.replace(info, message=clip(note, 4096)))
+    return Raised(info, is_retryable, delay)
+
+
+def _wait_to_be_killed() -> None:
+    """Stand still with everything below this process, so that the supervisor finds the whole tree and kills it."""
+    while True:
+        select.select([], [], [])

@@ -1,0 +1,198 @@
+"""A slot's child process as the supervisor sees it: started, fed, frozen, killed, buried.
+
+One `Child` is one process in one single-worker executor, with sockets, page and output file of its own; a replacement gets
+all of them new. Its slot is the only one that signals it. Starting and burying run in the process thread (see `Nursery`),
+because multiprocessing's bookkeeping of children must not be entered by two threads at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+from collections import OrderedDict
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.thread import ThreadPoolExecutor
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, Final
+
+import msgspec
+
+from tasuki_mp import wire
+from tasuki_mp.child import main as child_main
+from tasuki_mp.child.application import SPEC_VARIABLE, AppSpec
+from tasuki_mp.job import Lease
+
+Key = tuple[int, int]
+UNKNOWN_EXIT: Final = 255
+"""What multiprocessing says when it could not learn how a child ended."""
+
+
+class Death(msgspec.Struct, frozen=True):
+    """How a child's process ended: by a signal, with a code, or in a way nobody can know any more."""
+
+    signal: str = ""
+    exit_code: int | None = None
+
+    def __str__(self) -> str:
+        if self.signal:
+            return f"killed by {self.signal}"
+        return "ended with an unknown status" if self.exit_code is None else f"ended with exit code {self.exit_code}"
+
+
+class Nursery:
+    """Starts and buries children, one step at a time, in a thread of its own."""
+
+    def __init__(self, spec: AppSpec, *, nofile: int) -> None:
+        self.spec = spec
+        self._nofile = nofile
+        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["tasuki_mp.child.preload"])
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="processes")
+
+    def start(self, slot: int) -> Child:
+        """A new child, its hello still to come. In the process thread. Raises OSError when no process can be had."""
+        pairs: list[tuple[socket.socket, socket.socket]] = []
+        try:
+            pairs.extend(socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
+            (send_jobs, take_jobs), (outcomes, send_outcomes) = pairs
+            page = RawArray("Q", wire.PAGE_WORDS)
+            executor = ProcessPoolExecutor(
+                max_workers=1,
+                mp_context=self._context,
+                initializer=child_main.initialize,
+                initargs=(take_jobs, send_outcomes, page, self.spec, self._nofile),
+            )
+            os.environ[SPEC_VARIABLE] = msgspec.json.encode(self.spec).decode()
+            try:
+                future = executor.submit(child_main.slot_main)
+            finally:
+                os.environ.pop(SPEC_VARIABLE, None)
+        except BaseException:
+            for pair in pairs:
+                for sock in pair:
+                    sock.close()
+            raise
+        send_outcomes.close()
+        for sock in (send_jobs, outcomes):
+            sock.setblocking(False)
+        return Child(slot, executor, future, send_jobs, take_jobs, outcomes, page)
+
+    def adopt(self, child: Child) -> None:
+        """Take hold of the child's Process object, for its exit code; at its hello, in the process thread."""
+        child.process = next((p for p in multiprocessing.active_children() if p.pid == child.pid), None)
+
+    def bury(self, child: Child) -> Death:
+        """Wait for the executor of a dead or returning child to end and say how the process did. In the process thread."""
+        child.executor.shutdown(wait=True, cancel_futures=True)
+        code = child.process.exitcode if child.process is not None else None
+        if code is None or code == UNKNOWN_EXIT:
+            return Death()
+        if code < 0:
+            return Death(signal=signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}")
+        return Death(exit_code=code)
+
+
+class Child:
+    """One child process. `inflight` are the leases whose frames were sent and whose outcomes have not come, in order."""
+
+    def __init__(
+        self,
+        slot: int,
+        executor: ProcessPoolExecutor,
+        future: Future[None],
+        send_jobs: socket.socket,
+        take_jobs: socket.socket,
+        outcomes: socket.socket,
+        page: Any,
+    ) -> None:
+        self.slot = slot
+        self.executor = executor
+        self.future = future
+        self.outcomes = outcomes
+        self.process: BaseProcess | None = None
+        self.pid = 0
+        self.pidfd = -1
+        self.output = -1
+        self.inflight: OrderedDict[Key, Lease] = OrderedDict()
+        self.jobs_run = 0
+        self._send_jobs = send_jobs
+        self._take_jobs = take_jobs
+        self._page = page
+        self._receive = wire.Receiver(outcomes)
+        self._take = wire.Receiver(take_jobs)
+
+    def hello(self, hello: wire.Hello, fds: tuple[int, ...]) -> None:
+        """The child's first frame has come, with its pidfd and its output file."""
+        self.pid = hello.pid
+        self.pidfd, self.output = fds
+
+    def send(self, lease: Lease) -> bool:
+        """Send the frame of this lease's job; False when the pipe is full."""
+        frame = wire.RunJob(
+            lease.id, lease.lease_no, lease.handler, lease.queue, lease.attempt, lease.max_attempts, lease.payload
+        )
+        try:
+            wire.send(self._send_jobs, wire.pack(frame))
+        except BlockingIOError:
+            return False
+        self.inflight[lease.key] = lease
+        return True
+
+    def ask_to_stop(self) -> None:
+        """Ask the child to close its resources and return after whatever is in its pipe."""
+        # A full pipe or a dead child: whoever waits for its end has a deadline and kills.
+        with contextlib.suppress(OSError):
+            wire.send(self._send_jobs, wire.pack(wire.Stop()))
+
+    def receive(self) -> tuple[wire.FromChild, tuple[int, ...]]:
+        """The next frame of the child; raises like `wire.Receiver.from_child`."""
+        return self._receive.from_child()
+
+    def take_back(self) -> list[Lease]:
+        """Leases whose frames the child had not taken yet, in order; nobody else will run them now."""
+        taken: list[Lease] = []
+        while True:
+            try:
+                frame = self._take.to_child(socket.MSG_DONTWAIT)
+            except (BlockingIOError, wire.ClosedError):
+                return taken
+            if isinstance(frame, wire.RunJob):
+                lease = self.inflight.pop((frame.id, frame.lease_no), None)
+                if lease is not None:
+                    taken.append(lease)
+
+    def entered_at(self, key: Key) -> float | None:
+        """When the handler of this lease's job was entered (CLOCK_BOOTTIME, seconds); None if it has not been.
+
+        Stays true after the job's end until the next job begins, also when the child is dead.
+        """
+        page = self._page
+        if (page[wire.PAGE_JOB], page[wire.PAGE_LEASE_NO]) != key:
+            return None
+        return float(page[wire.PAGE_STARTED]) / 1e9
+
+    def is_in_handler(self, key: Key) -> bool:
+        """Whether exactly this lease's handler runs now. Certain only while the child is stopped."""
+        return self.entered_at(key) is not None and bool(self._page[wire.PAGE_IN_HANDLER])
+
+    def running(self) -> tuple[Lease, float] | None:
+        """The lease whose handler runs, and since when."""
+        for lease in self.inflight.values():
+            entered = self.entered_at(lease.key)
+            if entered is not None:
+                return (lease, entered)
+        return None
+
+    def close(self) -> None:
+        """Close every descriptor that the supervisor had for this child."""
+        for sock in (self._send_jobs, self._take_jobs, self.outcomes):
+            sock.close()
+        for fd in (self.pidfd, self.output):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.output = -1

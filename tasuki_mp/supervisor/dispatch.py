@@ -1,0 +1,240 @@
+"""The dispatcher: leased jobs wait here in the ready buffer until a slot takes them, and come back here if it can't.
+
+Runs on the loop and does no I/O of its own but the pipes to the children. A slot gets several jobs at a time only while
+its handlers are known to be quick; what waits behind a job that turns out slow is taken back and given to another slot.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from tasuki_mp import logs
+from tasuki_mp.job import Lease
+from tasuki_mp.outcome import NotStarted, Outcome
+from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor.book import LeaseBook
+from tasuki_mp.supervisor.child import Child
+from tasuki_mp.supervisor.estimate import Estimates, room_for_waiting
+from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.slot import Slot
+
+Key = tuple[int, int]
+
+PIPE_SECONDS: Final = 0.010
+"""Work that may wait in one slot's pipe, by its handlers' averages."""
+PIPE_MOST: Final = 64
+READY_SECONDS: Final = 0.250
+"""Work that may wait on this host beside what runs."""
+READY_MOST: Final = 1024
+TOO_SLOW: Final = 0.020
+"""Seconds after which a running job is in the way of what waits behind it, if it was expected to take less."""
+STUCK: Final = 1.0
+"""Seconds that a leased job waits for a slot before it is given back, so that another host can have it."""
+
+
+class Settle(Protocol):
+    """How the dispatcher hands on a decided attempt: to be settled and written down."""
+
+    def __call__(self, lease: Lease, outcome: Outcome) -> None: ...
+
+
+class Dispatcher:
+    """The ready buffer and the slots. `wants()` says how many more jobs should be leased."""
+
+    def __init__(
+        self, book: LeaseBook, estimates: Estimates, *, settle: Settle, stale: Callable[[], None], hooks: Hooks
+    ) -> None:
+        self.slots: list[Slot] = []
+        self._book = book
+        self._estimates = estimates
+        self._settle = settle
+        self._stale = stale
+        self._hooks = hooks
+        self._ready: deque[tuple[Lease, float]] = deque()
+        self._is_quiescing = False
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    # ── how much to lease ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def wants(self) -> int:
+        """How many jobs there is room for: the idle slots, and a bounded buffer of short work."""
+        if self._is_quiescing:
+            return 0
+        idle = sum(1 for slot in self.slots if slot.child is not None and not slot.child.inflight)
+        serving = sum(1 for slot in self.slots if slot.child is not None)
+        waiting = len(self._ready) + sum(
+            max(0, len(slot.child.inflight) - 1) for slot in self.slots if slot.child is not None
+        )
+        room = room_for_waiting(self._estimates.overall, slots=serving, seconds=READY_SECONDS, most=READY_MOST)
+        wanted = idle + room - waiting
+        # Topping up a buffer that is still half full would make many small leases out of few large ones.
+        return wanted if idle > len(self._ready) or wanted * 2 > room else 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs here."""
+        return not self._ready and not any(child.inflight for slot in self.slots for child in slot.children)
+
+    # ── jobs in ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add(self, leases: list[Lease]) -> None:
+        """Freshly leased jobs."""
+        now = clock.now()
+        self._ready.extend((lease, now) for lease in leases)
+        self.pump()
+
+    def put_back(self, leases: list[Lease]) -> None:
+        """Jobs that a child did not start: first in the line again."""
+        now = clock.now()
+        leases = [lease for lease in leases if self._book.unassign(lease.key)]
+        if self._is_quiescing:
+            for lease in leases:
+                self._settle(lease, NotStarted())
+            return
+        self._ready.extendleft((lease, now) for lease in reversed(leases))
+        self.pump()
+
+    def pump(self) -> None:
+        """Give waiting jobs to slots that can take one."""
+        if not self._ready or self._is_quiescing:
+            return
+        now = clock.now()
+        passed: list[tuple[Lease, float]] = []
+        while self._ready:
+            lease, since = self._ready[0]
+            slot = self._slot_for(lease)
+            if slot is None:
+                if lease.crashes == 0:
+                    break
+                # It waits for a fresh child; those behind it need not.
+                passed.append(self._ready.popleft())
+                continue
+            if not self._book.is_fresh(lease.key, at=now):
+                self._stale()  # dispatched again once a heartbeat has got through
+                break
+            self._hooks.reach("before_dispatch")
+            if slot.child is None or not slot.child.send(lease):
+                break
+            self._ready.popleft()
+            if slot.reserved_for == lease.id:
+                slot.reserved_for = None
+            if (held := self._book.get(lease.key)) is not None:
+                held.child = slot.child
+            logs.event(
+                logging.DEBUG,
+                "job dispatched",
+                job=lease.id,
+                handler=lease.handler,
+                attempt=lease.attempt,
+                slot=slot.index,
+            )
+        self._ready.extendleft(reversed(passed))
+
+    def _slot_for(self, lease: Lease) -> Slot | None:
+        if lease.crashes > 0:
+            return self._fresh_slot_for(lease)
+        estimate = self._estimates.of(lease.handler)
+        best: Slot | None = None
+        fewest = PIPE_MOST
+        for slot in self.slots:
+            child = slot.child
+            if child is None or slot.reserved_for is not None:
+                continue
+            count = len(child.inflight)
+            if count < fewest and (count == 0 or self._may_queue(child, estimate)):
+                best, fewest = slot, count
+                if count == 0:
+                    break
+        return best
+
+    def _may_queue(self, child: Child, estimate: float | None) -> bool:
+        """Whether one more quick job may wait behind those that the child has."""
+        if estimate is None or estimate > PIPE_SECONDS / 2:
+            return False
+        first = next(iter(child.inflight.values()))
+        ahead = self._estimates.of(first.handler)
+        if ahead is None or first.crashes > 0:
+            return False
+        # Nearly always one handler after the other: its average stands for all that wait.
+        return max(ahead, estimate) * (len(child.inflight) + 1) <= PIPE_SECONDS
+
+    def _fresh_slot_for(self, lease: Lease) -> Slot | None:
+        """A job that has killed a process runs only in a child that has run nothing yet, and alone."""
+        reserved = next((slot for slot in self.slots if slot.reserved_for == lease.id), None)
+        if reserved is not None:
+            child = reserved.child
+            return reserved if child is not None and child.jobs_run == 0 and not child.inflight else None
+        for slot in self.slots:
+            if slot.child is not None and not slot.child.inflight and slot.reserved_for is None:
+                if slot.child.jobs_run == 0:
+                    return slot
+                slot.reserved_for = lease.id
+                slot.replace(f"job {lease.id} has crashed before and gets a fresh child")
+                return None
+        return None
+
+    # ── jobs out of turn ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def tick(self) -> None:
+        """Every few hundredths of a second: free what waits behind a slow job, give back what no slot will take."""
+        now = clock.now()
+        for slot in self.slots:
+            child = slot.child
+            if child is None or len(child.inflight) < 2:
+                continue
+            running = child.running()
+            if running is not None and now - running[1] > TOO_SLOW:
+                self._estimates.add(running[0].handler, now - running[1])
+                self.put_back(child.take_back())
+        while self._ready and now - self._ready[0][1] > STUCK and not any(_is_idle(slot) for slot in self.slots):
+            lease, _ = self._ready.popleft()
+            if any(slot.reserved_for == lease.id for slot in self.slots):
+                self._unreserve(lease.id)
+            self._settle(lease, NotStarted())
+
+    def forget(self, key: Key) -> Lease | None:
+        """Take a job out of the ready buffer or its child's pipe: its lease is gone or it was canceled.
+
+        None when it is not waiting: it runs, or has ended.
+        """
+        for slot in self.slots:
+            for child in slot.children:
+                if key in child.inflight:
+                    self.put_back(child.take_back())
+        for index, (lease, _) in enumerate(self._ready):
+            if lease.key == key:
+                del self._ready[index]
+                self._unreserve(lease.id)
+                return lease
+        return None
+
+    def child_running(self, key: Key) -> tuple[Slot, Child] | None:
+        """Where this lease's job is, if a child has it."""
+        for slot in self.slots:
+            for child in slot.children:
+                if key in child.inflight:
+                    return (slot, child)
+        return None
+
+    def quiesce(self) -> None:
+        """Dispatch nothing more; whatever has not started is given back."""
+        self._is_quiescing = True
+        for slot in self.slots:
+            for child in slot.children:
+                self.put_back(child.take_back())
+        while self._ready:
+            self._settle(self._ready.popleft()[0], NotStarted())
+
+    def _unreserve(self, id: int) -> None:
+        for slot in self.slots:
+            if slot.reserved_for == id:
+                slot.reserved_for = None
+
+
+def _is_idle(slot: Slot) -> bool:
+    return slot.child is not None and not slot.child.inflight

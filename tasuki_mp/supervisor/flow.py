@@ -1,0 +1,276 @@
+"""The way of a job through the supervisor: leased, dispatched, ended, settled, written down.
+
+Joins the long-lived parts by implementing what each of them tells: the slots what became of jobs and children, the leaser
+what it took, the heartbeat what others decided, the outbox what is on record. Everything here runs on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tasuki_mp import logs, wire
+from tasuki_mp.job import Lease
+from tasuki_mp.outcome import CancelObeyed, Interrupted, Outcome, Policy, Settled, settle
+from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor.book import LeaseBook
+from tasuki_mp.supervisor.child import Child, Death, Key
+from tasuki_mp.supervisor.dispatch import Dispatcher
+from tasuki_mp.supervisor.estimate import Estimates
+from tasuki_mp.supervisor.heartbeat import Heartbeat, Verdict
+from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.leaser import Leaser
+from tasuki_mp.supervisor.metrics import Metrics
+from tasuki_mp.supervisor.outbox import Entry, Outbox
+from tasuki_mp.supervisor.reaper import Reaper
+from tasuki_mp.supervisor.slot import Slot
+from tasuki_mp.supervisor.usage import usage_json
+
+TRUST_MARGIN = 1.0
+"""Seconds before a lease's end when it is no longer trusted."""
+_DEFAULT_POLICY = Policy()
+
+
+class Flow:
+    """Owns the book and the dispatcher; is given the other parts by the supervisor that starts them."""
+
+    outbox: Outbox
+    heartbeat: Heartbeat
+    reaper: Reaper
+    leaser: Leaser | None = None
+    """None until the first child has said which handlers there are."""
+
+    def __init__(
+        self,
+        *,
+        lease_for: float,
+        metrics: Metrics,
+        hooks: Hooks,
+        on_idle: Callable[[], None],
+        on_hello: Callable[[wire.Hello], None],
+        on_start_failed: Callable[[str, int], None],
+    ) -> None:
+        self.book = LeaseBook(lease_for=lease_for)
+        self.estimates = Estimates()
+        self.dispatcher = Dispatcher(
+            self.book, self.estimates, settle=self._settle_unrun, stale=lambda: self.heartbeat.beat_now(), hooks=hooks
+        )
+        self.policies: Mapping[str, Policy] = {}
+        self._metrics = metrics
+        self._hooks = hooks
+        self._on_idle = on_idle
+        self._on_hello = on_hello
+        self._on_start_failed = on_start_failed
+        self._stopping: set[Key] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # ── from the leaser ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def wants(self) -> int:
+        return 0 if self.outbox.is_full else self.dispatcher.wants()
+
+    def leased(self, leases: list[Lease]) -> None:
+        logs.event(logging.DEBUG, "leased", jobs=len(leases))
+        self.dispatcher.add(leases)
+
+    def leased_again(self, older: list[Lease]) -> None:
+        for lease in older:
+            logs.event(logging.WARNING, "job leased again while held, older run is stopped", job=lease.id)
+            self._drop(lease.key)
+
+    def found_nothing(self) -> None:
+        if self.dispatcher.is_idle:
+            self._on_idle()
+
+    # ── from the slots ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def slot_ready(self, slot: Slot, hello: wire.Hello) -> None:
+        self._on_hello(hello)
+        child = slot.child
+        logs.event(logging.DEBUG, "child ready", slot=slot.index, pid=child.pid if child else None)
+        self.dispatcher.pump()
+        self._has_room()
+
+    def job_finished(self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished) -> None:
+        self._hooks.reach("after_result")
+        ran_for = (frame.ended_ns - frame.started_ns) / 1e9
+        self.estimates.add(lease.handler, ran_for)
+        since_start = clock.now() - frame.started_ns / 1e9
+        self._ended(slot, child, lease, frame.outcome, since_start, ran_for, frame.cpu_ns / 1e9)
+        self.dispatcher.pump()
+        self._has_room()
+
+    def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float) -> None:
+        self._ended(slot, child, lease, outcome, ran_for, ran_for, None)
+
+    def jobs_returned(self, leases: list[Lease]) -> None:
+        self.dispatcher.put_back(leases)
+
+    def child_died(self, slot: Slot, child: Child, death: Death, *, was_expected: bool) -> None:
+        if not was_expected:
+            logs.event(logging.WARNING, "child died", slot=slot.index, pid=child.pid, how=str(death))
+            self._metrics.child_died(death.signal or "exit")
+        self._run(asyncio.to_thread(self.reaper.sweep))
+
+    def start_failed(self, slot: Slot, reason: str, failures: int) -> None:
+        logs.event(logging.ERROR, "child did not start", slot=slot.index, reason=reason, failures=failures)
+        self._on_start_failed(reason, failures)
+
+    # ── from the heartbeat ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def verdicts(self, news: list[tuple[Key, Verdict]]) -> None:
+        """What the database says of single leases; what has ended meanwhile is decided by finish alone."""
+        for key, verdict in news:
+            if verdict == "cancel" and key in self.book and key not in self.outbox:
+                self._stop(key, CancelObeyed())
+            elif verdict == "lost" and key in self.book and key not in self.outbox:
+                logs.event(logging.WARNING, "lease lost", job=key[0], lease_no=key[1])
+                self._metrics.lease_lost()
+                self._drop(key)
+        self.dispatcher.pump()
+
+    # ── from the outbox ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def lease_over(self, key: Key) -> None:
+        self.book.remove(key)
+        self._stopping.discard(key)
+
+    # ── from the supervisor ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def kill_untrusted(self) -> None:
+        """Kill the jobs whose lease can't be trusted any more, of handlers that asked for that (`fence="kill"`)."""
+        now = clock.now()
+        for slot in self.dispatcher.slots:
+            for child in slot.children:
+                for key, lease in child.inflight.items():
+                    if self._policy(lease).fence == "kill" and not self.book.is_trusted(
+                        key, at=now, margin=TRUST_MARGIN
+                    ):
+                        self._stop(key, Interrupted())
+
+    def interrupt_all(self) -> None:
+        """Kill whatever runs; it is given back."""
+        for slot in self.dispatcher.slots:
+            for child in slot.children:
+                for key in child.inflight:
+                    self._stop(key, Interrupted())
+
+    async def settled(self) -> None:
+        """Wait for the small tasks: kills on their way, sweeps."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # ── within ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _has_room(self) -> None:
+        if self.leaser is not None:
+            self.leaser.room()
+
+    def _stop(self, key: Key, outcome: Outcome) -> None:
+        """End this lease's job with that outcome, wherever it is; running, it is killed."""
+        if key in self._stopping:
+            return
+        lease = self.dispatcher.forget(key)
+        if lease is not None:
+            self._settle_unrun(lease, outcome)
+        elif (place := self.dispatcher.child_running(key)) is not None:
+            self._stopping.add(key)
+            self._run(self._stop_running(*place, key, outcome))
+
+    async def _stop_running(self, slot: Slot, child: Child, key: Key, outcome: Outcome) -> None:
+        if not await slot.stop_job(child, key, outcome):
+            self._stopping.discard(key)  # between two jobs just now, or ended: the next heartbeat asks again if it must
+
+    def _drop(self, key: Key) -> None:
+        """This lease is not ours any more: stop its job and forget whatever comes of it."""
+        place = self.dispatcher.child_running(key)
+        self.dispatcher.forget(key)
+        self.book.remove(key)
+        if place is not None and key in place[1].inflight and key not in self._stopping:
+            self._stopping.add(key)
+            self._run(self._stop_running(*place, key, Interrupted()))
+
+    def _ended(
+        self,
+        slot: Slot,
+        child: Child,
+        lease: Lease,
+        outcome: Outcome,
+        since_start: float,
+        ran_for: float,
+        cpu: float | None,
+    ) -> None:
+        self._stopping.discard(lease.key)
+        if lease.key not in self.book:
+            return  # the lease was lost while it ran: somebody else decides
+        self.book.unassign(lease.key)
+        settled = self._decide(lease, outcome)
+        usage = usage_json(pid=child.pid, slot=slot.index, seconds=ran_for, cpu=cpu, waited=lease.waited)
+        self._metrics.job_finished(lease.handler, settled.kind, seconds=ran_for, waited=lease.waited)
+        self.outbox.put(Entry(lease, settled, usage, since_start, clock.now()))
+        _log(lease, settled, slot.index, ran_for)
+
+    def _settle_unrun(self, lease: Lease, outcome: Outcome) -> None:
+        if lease.key in self.book:
+            usage = usage_json(pid=None, slot=None, seconds=None, cpu=None, waited=lease.waited)
+            self.outbox.put(Entry(lease, self._decide(lease, outcome), usage, None, clock.now()))
+
+    def _decide(self, lease: Lease, outcome: Outcome) -> Settled:
+        return settle(
+            outcome,
+            self._policy(lease),
+            attempt=lease.attempt,
+            max_attempts=lease.max_attempts,
+            crashes=lease.crashes,
+        )
+
+    def _policy(self, lease: Lease) -> Policy:
+        return self.policies.get(lease.handler, _DEFAULT_POLICY)
+
+    def _run(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logs.event(logging.ERROR, "task failed", error=repr(error))
+
+
+def _log(lease: Lease, settled: Settled, slot: int, ran_for: float) -> None:
+    level = logging.DEBUG
+    message = f"job {settled.kind}"
+    facts: dict[str, object] = {}
+    match settled.kind:
+        case "failed":
+            level = logging.ERROR
+        case "retry":
+            level, message = logging.WARNING, "job will be retried"
+            facts["delay"] = round(settled.delay, 3)
+        case "snooze":
+            message = "job snoozed"
+            facts["delay"] = round(settled.delay, 3)
+        case "release":
+            level, message = logging.INFO, "job given back"
+        case "canceled":
+            level = logging.INFO
+        case _:
+            pass
+    if not logs.log.isEnabledFor(level):
+        return
+    if settled.error is not None:
+        facts["error"] = f"{settled.error.type}: {settled.error.message}"
+        facts["kind"] = settled.error.kind.value
+    logs.event(
+        level,
+        message,
+        job=lease.id,
+        handler=lease.handler,
+        attempt=lease.attempt,
+        slot=slot,
+        seconds=round(ran_for, 6),
+        **facts,
+    )

@@ -1,0 +1,209 @@
+"""The leaser: takes due jobs when there is room for them, woken by a freed slot, a notification, a due time or the poll.
+
+One lease at a time, on its own connection. Short scans begin at the watermark; a full scan comes at least every half
+minute, and is what the poll does when nothing is found. Notifications are hints: throttled, and never relied on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import psycopg
+
+from tasuki_mp import logs
+from tasuki_mp.job import PRIORITIES, Lease
+from tasuki_mp.store import upkeep, work
+from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor.book import LeaseBook
+from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.link import Link, UnavailableError
+from tasuki_mp.supervisor.metrics import Metrics
+from tasuki_mp.supervisor.stride import Stride
+from tasuki_mp.supervisor.tokens import Tokens
+from tasuki_mp.supervisor.watermark import Watermarks
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+AFTER_NOTIFICATION: Final = 0.05
+"""Seconds after a notification when one more scan follows, for producers that throttle theirs to one in that time."""
+SOONEST: Final = 0.01
+"""No wait is shorter: a due time that is now is waited for this long, so that a row that can't be taken is no busy loop."""
+
+
+class LeaserEvents(Protocol):
+    """What the leaser asks of its supervisor."""
+
+    def wants(self) -> int:
+        """How many jobs there is room for now."""
+
+    def leased(self, leases: list[Lease]) -> None:
+        """These jobs are ours now, and in the book."""
+
+    def leased_again(self, older: list[Lease]) -> None:
+        """A database that lost commits has given out jobs that we hold already: the older runs must stop first."""
+
+    def found_nothing(self) -> None:
+        """A full scan came up empty: no known job is due."""
+
+
+class Leaser:
+    """Leases for the given queues (name → weight) and handlers until stopped."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        owner: UUID,
+        lease_for: float,
+        poll: float,
+        queues: Mapping[str, int],
+        handlers: list[str],
+        book: LeaseBook,
+        events: LeaserEvents,
+        metrics: Metrics,
+        hooks: Hooks,
+    ) -> None:
+        self._link = link
+        self._owner = owner
+        self._lease_for = lease_for
+        self._poll = poll
+        self._queues = list(queues)
+        self._handlers = handlers
+        self._book = book
+        self._events = events
+        self._metrics = metrics
+        self._hooks = hooks
+        self._stride = Stride(queues)
+        self._marks = Watermarks()
+        self._tokens = Tokens(burst=20, per_second=20)
+        self._wake = asyncio.Event()
+        self._is_full_wanted = True
+        self._task: asyncio.Task[None] | None = None
+        self.last_success = clock.now()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._lease_for_ever(), name="leaser")
+
+    async def stop(self) -> None:
+        """Lease no more. A lease that is on its way is abandoned: its rows are found and given back as unknown."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def room(self) -> None:
+        """A slot or the buffer has room again."""
+        self._wake.set()
+
+    def hint(self, *, queue: str, look_back: float) -> None:
+        """Somebody says that jobs are due in this queue, or became due up to that many seconds ago."""
+        if queue not in self._queues or not self._tokens.take(clock.now()):
+            return
+        if look_back > 0:
+            self._is_full_wanted = True
+        self._wake.set()
+        asyncio.get_running_loop().call_later(AFTER_NOTIFICATION, self._wake.set)
+
+    def look_everywhere(self) -> None:
+        """Scan from the beginning at the next opportunity: notifications may have been missed, or jobs were let go."""
+        self._is_full_wanted = True
+        self._wake.set()
+
+    async def release_unknown(self) -> int:
+        """Give back rows of ours that are not in the book: leases whose reply was lost. Never while one is in flight."""
+
+        return await self._link.call(self._release_unknown)
+
+    async def _release_unknown(self, connection: Connection) -> int:
+        # The book is read when it is this call's turn on the connection: no lease is between the database and it then.
+        return await work.release_unknown(connection, owner=self._owner, known=self._book.ids())
+
+    async def _lease_for_ever(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                wait = await self._lease_once()
+            except UnavailableError as error:
+                logs.event(logging.WARNING, "lease failed", error=str(error))
+                await self._link.pause()
+                self._is_full_wanted = True
+                continue
+            except psycopg.Error as error:
+                # A lock held too long, a full disk, a deadlock: nothing was leased, and another try may do.
+                logs.event(logging.WARNING, "lease refused", sqlstate=error.sqlstate, error=str(error).strip())
+                await self._link.pause()
+                continue
+            if wait > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), wait)
+
+    async def _lease_once(self) -> float:
+        """One scan, if there is room; returns the seconds to wait for the next unless something wakes us."""
+        wanted = self._events.wants()
+        if wanted <= 0:
+            return self._poll
+        now = clock.now()
+        is_full = self._marks.must_full_scan(now) or (self._is_full_wanted and self._marks.may_full_scan(now))
+        leases = await self._scan(wanted, is_full=is_full)
+        if leases:
+            self._tokens.give_back()
+            return 0.0
+        if not is_full:
+            self._is_full_wanted = True
+            later = self._marks.next_full_scan() - clock.now()
+            return max(SOONEST, min(later, self._poll)) if later > 0 else 0.0
+        self._is_full_wanted = False
+        self._events.found_nothing()
+        due = await self._link.call(upkeep.next_due, queues=self._queues, handlers=self._handlers)
+        self._is_full_wanted = True
+        return self._poll if due is None else max(SOONEST, min(due, self._poll))
+
+    async def _scan(self, wanted: int, *, is_full: bool) -> list[Lease]:
+        order = self._stride.order(self._queues)
+        quotas = self._stride.quotas(order, wanted)
+        entries = [
+            work.LeaseEntry(
+                queue=queue,
+                priority=priority,
+                after_at=None if is_full else self._marks.start_of(queue, priority),
+                limit=min(wanted, quotas[queue]),
+            )
+            for queue in order
+            for priority in PRIORITIES
+        ]
+        started = clock.now()
+        leases = await self._link.call(self._lease, entries=entries, limit=wanted)
+        ended = clock.now()
+        self.last_success = ended
+        self._metrics.lease_took(ended - started, len(leases))
+        if is_full:
+            self._marks.full_scan_done(at=ended, took=ended - started)
+        self._marks.took(leases, is_full=is_full)
+        if leases:
+            self._stride.took(Counter(lease.queue for lease in leases))
+            self._hooks.reach("after_lease_commit")
+            self._events.leased(leases)
+        return leases
+
+    async def _lease(self, connection: Connection, *, entries: list[work.LeaseEntry], limit: int) -> list[Lease]:
+        leases = await work.lease(
+            connection,
+            owner=self._owner,
+            lease_for=self._lease_for,
+            entries=entries,
+            handlers=self._handlers,
+            limit=limit,
+            sent_at=clock.now(),
+        )
+        # Into the book before the connection is free again: whoever looks for unknown rows of ours must know these.
+        older = self._book.add(leases)
+        if older:
+            self._events.leased_again(older)
+        return leases

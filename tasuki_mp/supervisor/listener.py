@@ -1,0 +1,85 @@
+"""The listener: receives notifications on a connection of its own and passes them on as hints.
+
+Nothing depends on it. When its connection breaks it listens again, and then asks for one look everywhere, since it can't
+know what it has missed. Behind a pooler that can't listen the poll alone does the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from typing import Final, Protocol
+from uuid import UUID
+
+import psycopg
+
+from tasuki_mp import logs
+from tasuki_mp.store.connect import connect_async
+
+JOB_CHANNEL: Final = "tasuki_job"
+CANCEL_CHANNEL: Final = "tasuki_cancel"
+LONGEST_PAUSE: Final = 30.0
+
+
+class ListenerEvents(Protocol):
+    """What the listener passes on; called on the loop."""
+
+    def jobs_hinted(self, queue: str, look_back: float) -> None:
+        """Jobs may be due in this queue, since up to `look_back` seconds."""
+
+    def cancel_hinted(self) -> None:
+        """Somebody asked to cancel a job that we run."""
+
+    def notifications_missed(self) -> None:
+        """We listen (again): whatever came before is unknown."""
+
+
+class Listener:
+    """LISTENs until stopped."""
+
+    def __init__(self, dsn: str, *, owner: UUID, events: ListenerEvents) -> None:
+        self._dsn = dsn
+        self._owner = str(owner)
+        self._events = events
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._listen_for_ever(), name="listener")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _listen_for_ever(self) -> None:
+        pause = 0.1
+        while True:
+            try:
+                connection = await connect_async(self._dsn, name="listener")
+                async with connection:
+                    for channel in (JOB_CHANNEL, CANCEL_CHANNEL):
+                        await connection.execute(f"LISTEN {channel}".encode())
+                    pause = 0.1
+                    self._events.notifications_missed()
+                    async for notification in connection.notifies():
+                        self._pass_on(notification.channel, notification.payload)
+            except psycopg.Error as error:
+                logs.event(logging.INFO, "not listening", error=str(error).strip().partition("\n")[0])
+            await asyncio.sleep(pause * (0.5 + random.random()))
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    def _pass_on(self, channel: str, payload: str) -> None:
+        # Anybody may notify any channel, so whatever does not look like ours is ignored.
+        match channel:
+            case "tasuki_job":
+                queue, _, back = payload.rpartition(" ")
+                if queue and back.isdigit() and len(back) < 12:
+                    self._events.jobs_hinted(queue, int(back) / 1000)
+            case "tasuki_cancel" if payload == self._owner:
+                self._events.cancel_hinted()
+            case _:
+                pass

@@ -1,0 +1,199 @@
+"""The outbox: what is decided about finished jobs, kept until the database has given a verdict on each.
+
+One flush at a time, in batches: at once when idle, every few hundredths of a second under load, since nobody waits for it.
+A connection that died at COMMIT means sending again; the fence makes that safe. An element that the database refuses is
+found by halving the batch, and that job alone fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from tasuki_mp import logs
+from tasuki_mp.job import Lease
+from tasuki_mp.outcome import ErrorInfo, ErrorKind, Settled
+from tasuki_mp.store import upkeep, work
+from tasuki_mp.store.work import FinishItem
+from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.link import Link, UnavailableError
+from tasuki_mp.supervisor.metrics import Metrics
+
+Key = tuple[int, int]
+
+FLUSH_EVERY: Final = 0.025
+"""Seconds between flushes under load: finishing five times as often cost jobs of a millisecond a third of the machine."""
+BATCH: Final = 1024
+TRIM_EVERY: Final = 25
+"""Lease numbers of one job between two looks at how long its history has become."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One decided attempt on its way to the database."""
+
+    lease: Lease
+    settled: Settled
+    usage: str
+    started_ago: float | None
+    """Seconds since the handler was entered, as of `at`; None if it never was."""
+    at: float
+    """CLOCK_BOOTTIME in seconds when the attempt ended."""
+
+
+class OutboxEvents(Protocol):
+    """What the outbox tells its supervisor."""
+
+    def lease_over(self, key: Key) -> None:
+        """The database has given a final verdict on this lease."""
+
+
+class Outbox:
+    """Entries keyed by (id, lease_no), oldest first; bounded by whoever looks at `is_full` before leasing more."""
+
+    def __init__(
+        self, link: Link, *, owner: UUID, bound: int, events: OutboxEvents, metrics: Metrics, hooks: Hooks
+    ) -> None:
+        self._link = link
+        self._owner = owner
+        self._bound = bound
+        self._events = events
+        self._metrics = metrics
+        self._hooks = hooks
+        self._entries: dict[Key, Entry] = {}
+        self._wanted = asyncio.Event()
+        self._enough = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._entries
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._entries) >= self._bound
+
+    def put(self, entry: Entry) -> None:
+        """Write this down with one of the next flushes."""
+        self._entries[entry.lease.key] = entry
+        self._empty.clear()
+        self._wanted.set()
+        if len(self._entries) >= BATCH:
+            self._enough.set()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._flush_for_ever(), name="outbox")
+
+    async def drained(self, timeout: float) -> bool:
+        """Wait until everything is written; False if it took too long."""
+        self._enough.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), timeout)
+        return not self._entries
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _flush_for_ever(self) -> None:
+        flushed_at = float("-inf")
+        while True:
+            await self._wanted.wait()
+            wait = flushed_at + FLUSH_EVERY - clock.now()
+            if wait > 0 and not self._enough.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._enough.wait(), wait)
+            self._enough.clear()
+            batch = sorted(list(self._entries.values())[:BATCH], key=lambda entry: entry.lease.id)
+            try:
+                await self._flush(batch)
+            except UnavailableError as error:
+                logs.event(
+                    logging.WARNING, "finish failed, will send again", waiting=len(self._entries), error=str(error)
+                )
+                await self._link.pause()
+            flushed_at = clock.now()
+            if not self._entries:
+                self._wanted.clear()
+                self._empty.set()
+
+    async def _flush(self, batch: list[Entry]) -> None:
+        """Send one batch; every entry that gets a final verdict leaves the outbox."""
+        self._hooks.reach("before_finish")
+        started = clock.now()
+        items = [_item(entry, started) for entry in batch]
+        try:
+            verdicts = await self._link.call(work.finish, owner=self._owner, items=items)
+        except psycopg.Error as error:
+            await self._refused(batch, error)
+            return
+        self._hooks.reach("after_finish_sent")
+        self._metrics.finish_took(clock.now() - started)
+        is_any_busy = False
+        trim: list[int] = []
+        for done in verdicts:
+            id, lease_no, verdict, kind = done.id, done.lease_no, done.verdict, done.kind
+            self._metrics.finish_verdict(verdict)
+            if verdict == "again":
+                is_any_busy = True
+                continue
+            self._entries.pop((id, lease_no), None)
+            self._events.lease_over((id, lease_no))
+            if verdict == "stale":
+                logs.event(logging.WARNING, "outcome came too late, dropped", job=id, lease_no=lease_no)
+            elif kind in {"retry", "snooze", "release"} and lease_no % TRIM_EVERY == 0:
+                trim.append(id)
+        if trim:
+            await self._link.call(upkeep.trim_attempts, trim)
+        if is_any_busy:  # somebody holds the row; asking again at once would only spin
+            await asyncio.sleep(FLUSH_EVERY)
+
+    async def _refused(self, batch: list[Entry], error: psycopg.Error) -> None:
+        code = error.sqlstate or ""
+        if code == "23514" and not error.diag.constraint_name:
+            logs.event(logging.INFO, "a partition was missing, creating it")
+            await self._link.call(upkeep.ensure_partitions)
+        elif code[:2] not in {"21", "22", "23"}:
+            # A deadlock, a full disk, a lock held too long: nothing is wrong with the entries.
+            raise UnavailableError(f"{error} (SQLSTATE {code})".replace("\n", " ")) from error
+        elif len(batch) > 1:
+            middle = len(batch) // 2
+            await self._flush(batch[:middle])
+            await self._flush(batch[middle:])
+        else:
+            await self._flush([self._unstorable(batch[0], error)])
+
+    def _unstorable(self, entry: Entry, error: psycopg.Error) -> Entry:
+        """The entry that Postgres refuses, as a failure that it will take; raises if this was one already."""
+        if entry.settled.error is not None and entry.settled.error.type == "ResultNotStorable":
+            raise UnavailableError(f"even the plain failure of job {entry.lease.id} is refused: {error}") from error
+        message = f"ResultNotStorable: Postgres refused to store this outcome: {error.diag.message_primary or error}"
+        info = ErrorInfo(kind=ErrorKind.BAD_RESULT, type="ResultNotStorable", message=message[:4096])
+        replaced = msgspec.structs.replace(entry, settled=Settled(kind="failed", error=info))
+        self._entries[entry.lease.key] = replaced
+        return replaced
+
+
+def _item(entry: Entry, now: float) -> FinishItem:
+    return FinishItem(
+        id=entry.lease.id,
+        lease_no=entry.lease.lease_no,
+        settled=entry.settled,
+        usage=entry.usage,
+        ran_for=None if entry.started_ago is None else entry.started_ago + now - entry.at,
+        lease_age=now - entry.lease.sent_at,
+    )

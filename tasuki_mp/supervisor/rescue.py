@@ -1,0 +1,137 @@
+"""The rescuer: takes back what dead supervisors held, and keeps the tables in order around it.
+
+Runs on the loop with a connection of its own, in every supervisor; no leader is needed. Expired leases of others are taken
+only by one that has itself heartbeated without a gap for a whole lease: after an outage of the database everybody's leases
+have expired, and the first one back must not steal them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import psycopg
+
+from tasuki_mp import logs
+from tasuki_mp.store import upkeep, work
+from tasuki_mp.store.upkeep import OtherSupervisor, SupervisorRow
+from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor.heartbeat import Heartbeat
+from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.identity import is_provably_gone
+from tasuki_mp.supervisor.link import Link, UnavailableError
+
+BATCH: Final = 500
+HOLD_EVERY: Final = 30.0
+HOLD_GRACE: Final = 600.0
+PARTITIONS_EVERY: Final = 3600.0
+
+
+def has_served_quarantine(*, unbroken_for: float, server_up_for: float, lease_for: float) -> bool:
+    """Whether a supervisor may take expired leases of others: it and the database have both been up for a whole lease."""
+    return unbroken_for > lease_for and server_up_for > lease_for
+
+
+class Rescuer:
+    """Looks around three times in a lease. `look_everywhere` is called when jobs may have become due out of turn."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        me: SupervisorRow,
+        heartbeat: Heartbeat,
+        release_unknown: Callable[[], Awaitable[int]],
+        look_everywhere: Callable[[], None],
+        hooks: Hooks,
+    ) -> None:
+        self._link = link
+        self._me = me
+        self._heartbeat = heartbeat
+        self._release_unknown = release_unknown
+        self._look_everywhere = look_everywhere
+        self._hooks = hooks
+        self._held_at = float("-inf")
+        self._partitions_at = clock.now()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._look_around_for_ever(), name="rescuer")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _look_around_for_ever(self) -> None:
+        while True:
+            try:
+                await self.look_around()
+            except (UnavailableError, psycopg.Error) as error:
+                logs.event(logging.WARNING, "upkeep failed", error=str(error).strip().partition("\n")[0])
+            await asyncio.sleep(self._me.lease_seconds / 3 * (0.8 + 0.4 * random.random()))
+
+    async def look_around(self) -> None:
+        """One round: rescue, give back what we never heard of, hold and let go, partitions."""
+        others = await self._link.call(upkeep.other_supervisors, own=self._me.owner)
+        gone = [other for other in others if is_provably_gone(other)]
+        await self._rescue(gone, is_gone=True)
+        stale = [other for other in others if other.is_stale and other not in gone]
+        if stale and await self._may_rescue():
+            await self._rescue(stale, is_gone=False)
+        if returned := await self._release_unknown():
+            logs.event(logging.INFO, "unknown leases given back", jobs=returned)
+            self._look_everywhere()
+        now = clock.now()
+        if now - self._held_at >= HOLD_EVERY:
+            self._held_at = now
+            await self._hold_and_let_go()
+        if now - self._partitions_at >= PARTITIONS_EVERY:
+            self._partitions_at = now
+            await self._link.call(upkeep.ensure_partitions)
+
+    async def _may_rescue(self) -> bool:
+        since = self._heartbeat.unbroken_since
+        if since is None or self._heartbeat.age > self._me.lease_seconds:
+            return False
+        return has_served_quarantine(
+            unbroken_for=clock.now() - since,
+            server_up_for=await self._link.call(upkeep.postmaster_uptime),
+            lease_for=self._me.lease_seconds,
+        )
+
+    async def _rescue(self, others: list[OtherSupervisor], *, is_gone: bool) -> None:
+        if not others:
+            return
+        self._hooks.reach("before_rescue")
+        owners = [other.owner for other in others]
+        while True:
+            rescued = await self._link.call(work.rescue, owners=owners, is_gone=is_gone, limit=BATCH)
+            for job in rescued:
+                logs.event(
+                    logging.WARNING, "job rescued", job=job.id, handler=job.handler, queue=job.queue, state=job.status
+                )
+            if rescued:
+                self._look_everywhere()
+            if len(rescued) < BATCH:
+                break
+        for other in others:
+            if await self._link.call(upkeep.deregister, other.owner):
+                logs.event(logging.INFO, "dead supervisor forgotten", host=other.host, pid=other.pid)
+
+    async def _hold_and_let_go(self) -> None:
+        held = await self._link.call(upkeep.hold_unknown, queues=self._me.queues, grace=HOLD_GRACE)
+        if held:
+            logs.event(logging.WARNING, "jobs of unknown handlers held", jobs=held)
+        let_go = 0
+        while taken := await self._link.call(upkeep.release_held, handlers=self._me.handlers):
+            let_go += taken
+        if let_go:
+            logs.event(logging.INFO, "held jobs let go", jobs=let_go)
+            self._look_everywhere()

@@ -1,0 +1,361 @@
+"""A slot: one unit of capacity, which always has a child, or is getting one.
+
+Runs on the loop. It alone starts, feeds, signals and buries its children, and tells the dispatcher what became of the jobs
+it was given. A child ends in one place, `_died`, whatever the reason: its pidfd is the only proof of death that counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final, Protocol, TypeVar, assert_never
+
+from tasuki_mp import logs, wire
+from tasuki_mp.job import Lease
+from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
+from tasuki_mp.supervisor import clock, tree
+from tasuki_mp.supervisor.child import Child, Death, Key, Nursery
+from tasuki_mp.supervisor.echo import Echo, ShowLine
+from tasuki_mp.supervisor.hooks import Hooks
+
+T = TypeVar("T")
+
+DISMISS_FOR: Final = 5.0
+"""Seconds a child has to close its resources and return before its tree is killed."""
+FRAMES_AT_ONCE: Final = 128
+"""Outcome frames of one child that are read before the loop may do something else."""
+FIRST_BACKOFF: Final = 0.1
+LONGEST_BACKOFF: Final = 30.0
+
+
+class SlotEvents(Protocol):
+    """What a slot tells its dispatcher; called on the loop."""
+
+    def slot_ready(self, slot: Slot, hello: wire.Hello) -> None:
+        """A new child takes jobs now."""
+
+    def job_finished(self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished) -> None:
+        """A handler ended and its child lives."""
+
+    def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float) -> None:
+        """The child died, or was killed, while it ran this job."""
+
+    def jobs_returned(self, leases: list[Lease]) -> None:
+        """These were never started, and can be dispatched elsewhere."""
+
+    def child_died(self, slot: Slot, child: Child, death: Death, *, was_expected: bool) -> None:
+        """A child's process is gone."""
+
+    def start_failed(self, slot: Slot, reason: str, failures: int) -> None:
+        """No child came up; another try follows after a pause."""
+
+
+class Slot:
+    """Keeps one child in service. `child` is the one that takes jobs now, None while there is none."""
+
+    def __init__(self, index: int, nursery: Nursery, events: SlotEvents, show: ShowLine, hooks: Hooks) -> None:
+        self.index = index
+        self.child: Child | None = None
+        self.reserved_for: int | None = None
+        """The job that this slot's next fresh child is meant for."""
+        self._nursery = nursery
+        self._events = events
+        self._show = show
+        self._hooks = hooks
+        self._loop = asyncio.get_running_loop()
+        self._need_child = asyncio.Event()
+        self._is_stopping = False
+        self._echoes: dict[Child, Echo] = {}
+        self._hellos: dict[Child, asyncio.Future[wire.Hello]] = {}
+        self._dismissed: set[Child] = set()
+        self._buried: dict[Child, asyncio.Event] = {}
+        self._verdicts: dict[Key, Outcome] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Begin to keep a child."""
+        self._need_child.set()
+        self._keeper = asyncio.create_task(self._keep(), name=f"slot {self.index}")
+
+    async def stop(self) -> None:
+        """Take no further job, let what runs end, dismiss every child and wait until each is dead. May be called twice."""
+        self._is_stopping = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        if self.child is not None:
+            self._leave(self.child)
+        while self._buried or self._tasks:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=0 if self._buried else None)
+            for buried in list(self._buried.values()):
+                await buried.wait()
+
+    def replace(self, reason: str) -> None:
+        """Get a fresh child; the present one is dismissed when the new one takes over."""
+        logs.event(logging.DEBUG, "child is replaced", slot=self.index, reason=reason)
+        self._need_child.set()
+
+    @property
+    def children(self) -> set[Child]:
+        """Every child of this slot that may still live, those on their way out included."""
+        return set(self._echoes)
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            await self._need_child.wait()
+            self._need_child.clear()
+            try:
+                child, hello = await self._start_child()
+            except (OSError, RuntimeError, EOFError) as error:
+                failures += 1
+                self._events.start_failed(self, str(error) or type(error).__name__, failures)
+                await asyncio.sleep(min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (failures - 1)))
+                self._need_child.set()
+                continue
+            failures = 0
+            old, self.child = self.child, child
+            if old is not None:
+                self._leave(old)
+            self._events.slot_ready(self, hello)
+
+    async def _start_child(self) -> tuple[Child, wire.Hello]:
+        child = await self._in_process_thread(self._nursery.start, self.index)
+        coming = self._hellos[child] = self._loop.create_future()
+        self._loop.add_reader(child.outcomes.fileno(), self._readable, child)
+        child.future.add_done_callback(lambda future: self._on_loop(self._executor_ended, child, future))
+        try:
+            hello = await coming
+        except BaseException:
+            self._loop.remove_reader(child.outcomes.fileno())
+            self._run(self._discard(child))
+            raise
+        finally:
+            del self._hellos[child]
+        await self._in_process_thread(self._nursery.adopt, child)
+        self._buried[child] = asyncio.Event()
+        self._echoes[child] = Echo(child.output, self._show)
+        self._loop.add_reader(child.pidfd, self._died, child)
+        self._hooks.reach("child_hello")
+        return child, hello
+
+    async def _discard(self, child: Child) -> None:
+        """Close what belonged to a child that never said hello; its executor, too, once its process has ended."""
+        await self._in_process_thread(child.executor.shutdown, False)  # noqa: FBT003  positional in the library
+        child.close()
+
+    # ── frames ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _readable(self, child: Child) -> None:
+        for _ in range(FRAMES_AT_ONCE):
+            try:
+                frame, fds = child.receive()
+            except BlockingIOError:
+                return
+            except wire.ClosedError:
+                self._loop.remove_reader(child.outcomes.fileno())
+                self._silent(child, "closed its outcome socket")
+                return
+            except (wire.FrameError, OSError) as error:
+                self._loop.remove_reader(child.outcomes.fileno())
+                self._silent(child, f"broke the protocol: {error}")
+                return
+            match frame:
+                case wire.Hello():
+                    child.hello(frame, fds)
+                    if (coming := self._hellos.get(child)) is not None and not coming.done():
+                        coming.set_result(frame)
+                case wire.Finished():
+                    self._finished(child, frame)
+                case wire.Retiring():
+                    self._run(self._dismiss(child, is_littered=frame.is_littered))
+                case _:
+                    assert_never(frame)
+
+    def _finished(self, child: Child, frame: wire.Finished) -> None:
+        lease = child.inflight.pop((frame.id, frame.lease_no), None)
+        if lease is None:
+            return  # taken off the child by a lost lease: nobody waits for this outcome
+        child.jobs_run += 1
+        self._echoes[child].job_done(lease, frame.output_end)
+        if frame.retire and child is self.child:
+            self.child = None
+            self._events.jobs_returned(child.take_back())
+            self.replace(frame.retire)
+        if frame.retire:
+            self._run(self._see_off(child, 2 * DISMISS_FOR))
+        self._events.job_finished(self, child, lease, frame)
+        if child is not self.child and not child.inflight and not frame.retire:
+            self._leave(child)
+
+    def _silent(self, child: Child, reason: str) -> None:
+        """Nothing more will come from this child: it is dying, or must."""
+        if (coming := self._hellos.get(child)) is not None:
+            if not coming.done():
+                coming.set_exception(RuntimeError(f"the child {reason} before its hello"))
+        elif child in self._echoes and child not in self._dismissed:
+            self._run(self._kill(child, reason))
+
+    def peek(self) -> None:
+        """Show what the running job has printed so far."""
+        for child, echo in self._echoes.items():
+            running = child.running()
+            if running is not None:
+                echo.peek(running[0])
+
+    # ── taking back, leaving, killing, dying ──────────────────────────────────────────────────────────────────────────
+
+    def _leave(self, child: Child) -> None:
+        """Take a child out of service: what it has not started goes back, what it runs it may finish."""
+        if child is self.child:
+            self.child = None
+        returned = child.take_back()
+        if returned:
+            self._events.jobs_returned(returned)
+        if not child.inflight and child not in self._dismissed:
+            child.ask_to_stop()
+            self._run(self._dismiss(child, is_littered=False))
+
+    async def _dismiss(self, child: Child, *, is_littered: bool) -> None:
+        """The end of a child that has no job: it returns by itself, or is killed with all that is below it."""
+        self._dismissed.add(child)
+        if not is_littered:
+            await self._in_process_thread(child.executor.shutdown, False)  # noqa: FBT003  positional in the library
+            await self._see_off(child, DISMISS_FOR)
+        else:
+            await self._kill(child, "its jobs left processes behind")
+
+    async def _see_off(self, child: Child, seconds: float) -> None:
+        """Wait for the child's end, and bring it about if it takes longer than that."""
+        with contextlib.suppress(TimeoutError, KeyError):
+            await asyncio.wait_for(self._buried[child].wait(), seconds)
+        if child in self._buried:
+            await self._kill(child, "it did not return")
+
+    async def stop_job(self, child: Child, key: Key, outcome: Outcome) -> bool:
+        """Kill the child's tree, but only if at that very moment exactly this lease's handler runs in it.
+
+        The job then ends with `outcome`. False: it had ended, or had not begun, and nothing was harmed.
+        """
+        self._verdicts[key] = outcome
+        is_killed = await asyncio.to_thread(_kill_if_running, child, key)
+        if not is_killed:
+            self._verdicts.pop(key, None)
+        return is_killed
+
+    async def _kill(self, child: Child, reason: str) -> None:
+        if child.pidfd < 0:
+            return
+        logs.event(logging.DEBUG, "child is killed", slot=self.index, pid=child.pid, reason=reason)
+        await asyncio.to_thread(tree.kill_tree, child.pid, pidfd=child.pidfd)
+
+    def _executor_ended(self, child: Child, future: Future[None]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if (coming := self._hellos.get(child)) is not None:
+            if not coming.done():
+                coming.set_exception(RuntimeError(f"the child ended before its hello ({error or 'it returned'})"))
+        elif error is not None and child in self._echoes and child not in self._dismissed and not _is_dead(child.pidfd):
+            # The forkserver is gone, the child is not: its job ends over its own sockets, then another takes its place.
+            logs.event(logging.WARNING, "forkserver died, child runs on", slot=self.index, pid=child.pid)
+            if child is self.child:
+                self.replace("its forkserver died")
+
+    def _died(self, child: Child) -> None:
+        """The pidfd says that the process is gone: settle what it left, make room for the next."""
+        self._loop.remove_reader(child.pidfd)
+        self._readable(child)
+        self._loop.remove_reader(child.outcomes.fileno())
+        was_serving = child is self.child
+        if was_serving:
+            self.child = None
+            if not self._is_stopping:
+                self._need_child.set()
+        returned = child.take_back()
+        died: list[tuple[Lease, float]] = []
+        now = clock.now()
+        for key, lease in list(child.inflight.items()):
+            entered = child.entered_at(key)
+            if entered is None:
+                returned.append(lease)
+            else:
+                died.append((lease, now - entered))
+        child.inflight.clear()
+        self._events.jobs_returned(returned)
+        was_expected = child in self._dismissed
+        self._run(self._bury(child, died, was_expected=was_expected))
+
+    async def _bury(self, child: Child, died: list[tuple[Lease, float]], *, was_expected: bool) -> None:
+        death = await self._in_process_thread(self._nursery.bury, child)
+        echo = self._echoes.pop(child)
+        report = echo.crash_report()
+        echo.peek(died[0][0] if died else None)
+        self._dismissed.discard(child)
+        for lease, ran_for in died:
+            outcome = self._verdicts.pop(lease.key, None)
+            was_expected = was_expected or outcome is not None
+            self._events.job_ended(self, child, lease, outcome or Died(_died_of(death, report)), ran_for)
+        self._events.child_died(self, child, death, was_expected=was_expected)
+        self._buried.pop(child).set()
+        child.close()
+
+    # ── plumbing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _in_process_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await self._loop.run_in_executor(self._nursery.thread, work, *arguments)
+
+    def _on_loop(self, work: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the supervisor has ended
+            self._loop.call_soon_threadsafe(work, *arguments)
+
+    def _run(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logs.event(logging.ERROR, "slot task failed", slot=self.index, error=repr(error))
+
+
+def _is_dead(pidfd: int) -> bool:
+    return bool(select.select([pidfd], [], [], 0)[0])
+
+
+def _kill_if_running(child: Child, key: Key) -> bool:
+    """In a worker thread: stop the child, look at its page, and kill or let go."""
+    try:
+        pidfd = os.dup(child.pidfd)  # the slot closes its own when the child is buried
+    except OSError:
+        return False
+    try:
+        if not tree.freeze(pidfd):
+            return False
+        if child.is_in_handler(key):
+            tree.kill_tree(child.pid, pidfd=pidfd)
+            return True
+        tree.thaw(pidfd)
+        return False
+    finally:
+        os.close(pidfd)
+
+
+def _died_of(death: Death, report: str) -> ErrorInfo:
+    return ErrorInfo(
+        kind=ErrorKind.CRASH,
+        type="ChildDied",
+        message=f"the child process was {death}" if death.signal else f"the child process {death}",
+        traceback=report,
+        signal=death.signal,
+        exit_code=death.exit_code,
+    )

@@ -1,0 +1,411 @@
+"""The supervisor: starts the parts, waits for the end, stops them in stages. Never runs the application's code.
+
+One asyncio loop (uvloop where there is one), two threads beside it: the heartbeat's, and the process thread that starts and
+buries children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from typing import Final
+
+import msgspec
+import psycopg
+
+from tasuki_mp import logs, wire
+from tasuki_mp.child.application import AppSpec
+from tasuki_mp.config import ExitCode, RunConfig
+from tasuki_mp.errors import AppImportError, DatabaseError, TasukiError
+from tasuki_mp.job import Lease
+from tasuki_mp.store import upkeep
+from tasuki_mp.supervisor import clock, identity
+from tasuki_mp.supervisor.child import Nursery
+from tasuki_mp.supervisor.flow import Flow
+from tasuki_mp.supervisor.heartbeat import Heartbeat
+from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.http import Health, HttpServer
+from tasuki_mp.supervisor.leaser import Leaser
+from tasuki_mp.supervisor.link import Link, UnavailableError
+from tasuki_mp.supervisor.listener import Listener
+from tasuki_mp.supervisor.metrics import Collector, Gauges, Metrics
+from tasuki_mp.supervisor.outbox import Outbox
+from tasuki_mp.supervisor.reaper import Reaper
+from tasuki_mp.supervisor.rescue import Rescuer
+from tasuki_mp.supervisor.slot import Slot
+
+START_TRIES: Final = 5
+"""Failures in a row to start a child, before there ever was one, after which the supervisor gives up."""
+BUSY_TICK: Final = 0.025
+IDLE_TICK: Final = 0.25
+KILL_FOR: Final = 10.0
+"""Seconds for killed jobs to be buried."""
+FLUSH_FOR: Final = 10.0
+"""Seconds for the last outcomes to be written."""
+DESCRIPTORS_A_SLOT: Final = 32
+TEXT_LIMIT: Final = 8 * 1024
+
+
+def run(config: RunConfig, *, hooks: Hooks | None = None) -> int:
+    """Run a supervisor until it is told to stop, or is drained; the exit code. Blocks; call it on the main thread.
+
+    Raises TasukiError for what the user must mend: the application's import, the database.
+    """
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(_run(config, hooks))
+    return uvloop.run(_run(config, hooks))
+
+
+async def _run(config: RunConfig, hooks: Hooks | None) -> int:
+    return await Supervisor(config, hooks=hooks or Hooks()).run()
+
+
+class Supervisor:
+    """One run of a supervisor. `hooks` lets a test stop it at named points."""
+
+    def __init__(self, config: RunConfig, *, hooks: Hooks) -> None:
+        self._config = config
+        self._hooks = hooks
+        self._metrics = Metrics()
+        self._flow = Flow(
+            lease_for=config.lease,
+            metrics=self._metrics,
+            hooks=hooks,
+            on_idle=self._idle,
+            on_hello=self._hello_came,
+            on_start_failed=self._start_failed,
+        )
+        spec = AppSpec(config.app, config.app_dir or "", is_preloaded=config.preload)
+        self._nursery = Nursery(spec, nofile=_raise_descriptor_limit(config.procs))
+        self._slots: list[Slot] = []
+        self._first_hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
+        self._ended = asyncio.Event()
+        """Set when there is a reason to stop: a signal, a drained queue, an error."""
+        self._second_signal = asyncio.Event()
+        self._signals = 0
+        self._error: TasukiError | None = None
+        self._exit_code = ExitCode.OK
+        self._ticked_at = clock.now()
+        self._drain_check: asyncio.Task[None] | None = None
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> int:
+        """Start, work, stop; the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._signalled, number)
+        self._flow.reaper = Reaper(self._known_pids)
+        try:
+            hello = await self._start_first_child()
+            if hello is not None:
+                await self._work(hello)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+            await asyncio.gather(*(slot.stop() for slot in self._slots))
+            self._nursery.thread.shutdown(wait=False)
+        if self._error is not None:
+            raise self._error
+        return int(self._exit_code)
+
+    async def _work(self, hello: wire.Hello) -> None:
+        config, flow = self._config, self._flow
+        queues = dict(config.queues) or dict.fromkeys(sorted({info.queue for info in hello.handlers}), 1)
+        handlers = sorted(info.name for info in hello.handlers)
+        flow.policies = {info.name: info.policy for info in hello.handlers}
+        me = identity.own_row(procs=config.procs, queues=sorted(queues), handlers=handlers, lease=config.lease)
+        timeout = max(5.0, config.lease / 2)
+        lease_link, finish_link, upkeep_link = (
+            Link(config.dsn, name=name, timeout=timeout) for name in ("lease", "finish", "upkeep")
+        )
+        flow.outbox = Outbox(
+            finish_link,
+            owner=me.owner,
+            bound=2048 + 10 * config.procs,
+            events=flow,
+            metrics=self._metrics,
+            hooks=self._hooks,
+        )
+        flow.heartbeat = Heartbeat(
+            config.dsn,
+            owner=me.owner,
+            lease_for=config.lease,
+            book=flow.book,
+            on_verdicts=flow.verdicts,
+            hooks=self._hooks,
+        )
+        self._leaser = leaser = flow.leaser = Leaser(
+            lease_link,
+            owner=me.owner,
+            lease_for=config.lease,
+            poll=config.poll,
+            queues=queues,
+            handlers=handlers,
+            book=flow.book,
+            events=flow,
+            metrics=self._metrics,
+            hooks=self._hooks,
+        )
+        rescuer = Rescuer(
+            upkeep_link,
+            me=me,
+            heartbeat=flow.heartbeat,
+            release_unknown=leaser.release_unknown,
+            look_everywhere=leaser.look_everywhere,
+            hooks=self._hooks,
+        )
+        listener = Listener(config.dsn, owner=me.owner, events=self)
+        self._upkeep, self._queues, self._handlers = upkeep_link, sorted(queues), handlers
+        try:
+            await upkeep_link.call(upkeep.ensure_partitions)
+            await upkeep_link.call(upkeep.register, me)
+            await upkeep_link.call(upkeep.register_handlers, hello.handlers, hello.app_version)
+        except (UnavailableError, psycopg.Error) as error:
+            raise DatabaseError(f"the database can't be used: {str(error).strip()}") from error
+        http = self._start_http()
+        for slot in self._slots[1:]:
+            slot.start()
+        flow.outbox.start()
+        flow.heartbeat.start()
+        leaser.start()
+        rescuer.start()
+        if config.notify:
+            listener.start()
+        ticker = asyncio.create_task(self._tick_for_ever(), name="ticker")
+        logs.event(
+            logging.INFO,
+            "started",
+            app=config.app,
+            procs=config.procs,
+            queues=",".join(sorted(queues)),
+            handlers=len(handlers),
+            pid=os.getpid(),
+        )
+        await self._ended.wait()
+        await listener.stop()
+        await self._quiesce()
+        await rescuer.stop()
+        is_flushed = await flow.outbox.drained(FLUSH_FOR)
+        ticker.cancel()
+        await flow.outbox.stop()
+        await flow.heartbeat.stop()
+        await self._say_goodbye(me, is_flushed=is_flushed)
+        for link in (lease_link, finish_link, upkeep_link):
+            await link.close()
+        if http is not None:
+            await asyncio.to_thread(http.stop)
+
+    async def _start_first_child(self) -> wire.Hello | None:
+        """The first child's hello, which says what the application is; None when we were told to stop before it came."""
+        show = self._show_line
+        self._slots.extend(Slot(n, self._nursery, self._flow, show, self._hooks) for n in range(self._config.procs))
+        self._flow.dispatcher.slots = self._slots
+        hello = await self._hello_of_first()
+        if hello is not None and hello.leftovers and self._nursery.spec.is_preloaded:
+            logs.event(
+                logging.WARNING,
+                "the application's import leaves what a fork breaks, so each child imports it itself",
+                leftovers=", ".join(hello.leftovers),
+            )
+            self._nursery.spec = msgspec.structs.replace(self._nursery.spec, is_preloaded=False)
+            await self._slots[0].stop()
+            await asyncio.to_thread(_end_forkserver, hello.forkserver_pid)
+            self._slots[0] = Slot(0, self._nursery, self._flow, show, self._hooks)
+            self._first_hello = asyncio.get_running_loop().create_future()
+            hello = await self._hello_of_first()
+        if hello is not None and hello.import_error:
+            raise AppImportError(self._config.app, hello.import_error)
+        if hello is not None:
+            logs.event(logging.DEBUG, "application imported", seconds=round(hello.import_seconds, 3))
+        return hello
+
+    async def _hello_of_first(self) -> wire.Hello | None:
+        self._slots[0].start()
+        ended = asyncio.ensure_future(self._ended.wait())
+        await asyncio.wait((ended, self._first_hello), return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        return self._first_hello.result() if self._first_hello.done() else None
+
+    # ── stopping ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _signalled(self, number: signal.Signals) -> None:
+        self._signals += 1
+        match self._signals:
+            case 1:
+                logs.event(logging.INFO, "stopping", signal=signal.Signals(number).name, grace=self._config.grace)
+                self._ended.set()
+            case 2:
+                logs.event(logging.WARNING, "stopping now, running jobs are killed and given back")
+                self._second_signal.set()
+            case _:
+                # Children die with us; what was not written runs again when its lease has expired.
+                os._exit(ExitCode.FORCED)
+
+    async def _quiesce(self) -> None:
+        """First stage: lease no more, give back what has not started, let what runs end; then kill what still does."""
+        flow = self._flow
+        await self._leaser.stop()
+        flow.dispatcher.quiesce()
+        slots = [asyncio.create_task(slot.stop()) for slot in self._slots]
+        second = asyncio.ensure_future(self._second_signal.wait())
+        ended: asyncio.Future[list[None]] = asyncio.gather(*slots)
+        await asyncio.wait([ended, second], timeout=self._config.grace, return_when=asyncio.FIRST_COMPLETED)
+        second.cancel()
+        deadline = clock.now() + KILL_FOR
+        while not ended.done() and clock.now() < deadline:
+            # Again and again, since a kill never hits a child that is between two jobs at that moment.
+            flow.interrupt_all()
+            await asyncio.wait({ended}, timeout=0.1)
+        ended.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ended
+        await flow.settled()
+
+    async def _say_goodbye(self, me: upkeep.SupervisorRow, *, is_flushed: bool) -> None:
+        try:
+            await self._leaser.release_unknown()
+            await self._upkeep.call(upkeep.deregister, me.owner)
+        except (UnavailableError, psycopg.Error) as error:
+            logs.event(logging.WARNING, "could not say goodbye to the database", error=str(error).strip())
+        if not is_flushed:
+            logs.event(logging.ERROR, "outcomes not written, their jobs will run again", jobs=len(self._flow.outbox))
+            self._exit_code = ExitCode.FORCED
+        logs.event(logging.INFO, "stopped", exit_code=int(self._exit_code))
+
+    # ── what the parts tell ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def jobs_hinted(self, queue: str, look_back: float) -> None:
+        self._leaser.hint(queue=queue, look_back=look_back)
+
+    def cancel_hinted(self) -> None:
+        self._flow.heartbeat.beat_now()
+
+    def notifications_missed(self) -> None:
+        self._leaser.look_everywhere()
+        self._flow.heartbeat.beat_now()
+
+    def _start_failed(self, reason: str, failures: int) -> None:
+        if failures >= START_TRIES and not any(slot.child for slot in self._slots):
+            self._error = AppImportError(self._config.app, f"no child process comes up: {reason}")
+            self._ended.set()
+
+    def _hello_came(self, hello: wire.Hello) -> None:
+        if not self._first_hello.done():
+            self._first_hello.set_result(hello)
+        elif hello.import_error:
+            logs.event(logging.ERROR, "the application could not be imported again", error=hello.import_error)
+
+    def _known_pids(self) -> set[int]:
+        return {child.pid for slot in self._slots for child in slot.children if child.pid}
+
+    def _show_line(self, lease: Lease | None, line: str) -> None:
+        if self._config.log_format == "json":
+            logs.event(logging.INFO, "output", job=lease.id if lease else None, line=line[:TEXT_LIMIT])
+        else:
+            print(f"job {lease.id if lease else '-'} | {logs.escape(line, limit=TEXT_LIMIT)}", file=sys.stdout)
+
+    # ── drain ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _idle(self) -> None:
+        if self._config.drain is None or len(self._flow.outbox) or self._ended.is_set():
+            return
+        if self._drain_check is None or self._drain_check.done():
+            self._drain_check = asyncio.create_task(self._check_drained(), name="drain check")
+
+    async def _check_drained(self) -> None:
+        try:
+            left = await self._upkeep.call(
+                upkeep.drain_left, queues=self._queues, handlers=self._handlers, due_only=self._config.drain == "due"
+            )
+        except (UnavailableError, psycopg.Error) as error:
+            logs.event(logging.WARNING, "drain check failed", error=str(error).strip())
+            return
+        if left.waiting or left.running or not self._flow.dispatcher.is_idle or len(self._flow.outbox):
+            return
+        for handler, count in sorted(left.unknown.items()):
+            logs.event(logging.WARNING, "left: no such handler in this application", handler=handler, jobs=count)
+        for queue, count in sorted(left.paused.items()):
+            logs.event(logging.WARNING, "left: the queue is paused", queue=queue, jobs=count)
+        if left.unknown or left.paused:
+            self._exit_code = ExitCode.DRAIN_LEFT
+        logs.event(logging.INFO, "drained")
+        self._ended.set()
+
+    # ── ticks, health ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _tick_for_ever(self) -> None:
+        looked_at = clock.now()
+        while True:
+            await asyncio.sleep(IDLE_TICK if self._flow.dispatcher.is_idle else BUSY_TICK)
+            now = clock.now()
+            if now - self._ticked_at > self._config.lease / 4:
+                # We were frozen or the host slept: before anything else, ask which leases are still ours.
+                logs.event(logging.WARNING, "woke up after a standstill", seconds=round(now - self._ticked_at, 1))
+                self._flow.heartbeat.beat_now()
+            self._ticked_at = now
+            self._flow.dispatcher.tick()
+            if now - looked_at >= IDLE_TICK:
+                looked_at = now
+                self._flow.kill_untrusted()
+                for slot in self._slots:
+                    slot.peek()
+                sys.stdout.flush()
+
+    def _start_http(self) -> HttpServer | None:
+        if self._config.http is None:
+            return None
+        host, port = self._config.http
+        server = HttpServer(host, port, self._health, Collector(self._metrics, self._gauges))
+        server.start()
+        logs.event(logging.INFO, "http", url=f"http://{host}:{server.port}")
+        return server
+
+    def _gauges(self) -> Gauges:
+        """Called in the server's threads: reads single values only."""
+        slots = [slot.child for slot in self._slots]
+        return Gauges(
+            slots=len(slots),
+            children=sum(1 for child in slots if child),
+            running=sum(1 for child in slots if child and child.inflight),
+            ready=len(self._flow.dispatcher),
+            outbox=len(self._flow.outbox),
+            heartbeat_age=self._flow.heartbeat.age,
+        )
+
+    def _health(self) -> Health:
+        """Called in the server's threads."""
+        lag = clock.now() - self._ticked_at
+        reasons = []
+        if lag > max(5.0, self._config.lease / 4):
+            reasons.append(f"the loop has been stuck for {lag:.0f} s")
+        is_alive = not reasons
+        if self._flow.heartbeat.age > self._config.lease / 2:
+            reasons.append(f"no heartbeat has reached the database for {self._flow.heartbeat.age:.0f} s")
+        missing = sum(1 for slot in self._slots if slot.child is None)
+        if missing == len(self._slots):
+            reasons.append("no slot has a child")
+        if self._ended.is_set():
+            reasons.append("stopping")
+        return Health(is_alive=is_alive, is_ready=not reasons, reasons=tuple(reasons))
+
+
+def _raise_descriptor_limit(procs: int) -> int:
+    """Room for every slot's sockets and pipes; returns the soft limit that children get back."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, 1024 + DESCRIPTORS_A_SLOT * procs)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(hard, wanted), hard))
+    return soft
+
+
+def _end_forkserver(pid: int) -> None:
+    """Kill the forkserver, so that the next child gets a new one."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,58 @@
+"""Where in each queue the next scan for due jobs may begin, so that it need not walk over dead index entries. Pure.
+
+A long transaction anywhere in the database keeps the index entries of finished jobs alive; without a mark every lease walks
+over all of them. Rows can appear behind the mark (a producer that committed late, a retry, a release), so the short scan
+begins a little before it, and a full scan from the beginning sets it anew at least every half minute, busy or idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+from tasuki_mp.job import Lease
+
+LOOK_BACK: Final = timedelta(milliseconds=100)
+FULL_SCAN_EVERY: Final = 30.0
+FULL_SCAN_SHARE: Final = 50.0
+"""A full scan comes no sooner than this many times its own duration after the last one."""
+FULL_SCAN_LEAST: Final = 1.0
+
+
+class Watermarks:
+    """The last place taken in each (queue, priority), and when the whole index was last looked at. Times in seconds."""
+
+    def __init__(self) -> None:
+        self._marks: dict[tuple[str, int], datetime] = {}
+        self._scanned_at = float("-inf")
+        self._scan_took = 0.0
+
+    def start_of(self, queue: str, priority: int) -> datetime | None:
+        """Where a short scan begins; None is the beginning."""
+        mark = self._marks.get((queue, priority))
+        return None if mark is None else mark - LOOK_BACK
+
+    def took(self, leases: Iterable[Lease], *, is_full: bool) -> None:
+        """These leases were just given out. A full scan sets the marks, also backwards; a short one only advances them."""
+        last: dict[tuple[str, int], datetime] = {}
+        for lease in leases:
+            place = (lease.queue, lease.priority)
+            last[place] = max(last.get(place, lease.scheduled_at), lease.scheduled_at)
+        for place, at in last.items():
+            before = self._marks.get(place)
+            self._marks[place] = at if is_full or before is None else max(before, at)
+
+    def full_scan_done(self, *, at: float, took: float) -> None:
+        self._scanned_at, self._scan_took = at, took
+
+    def may_full_scan(self, at: float) -> bool:
+        """Whether a full scan, wanted because a short one came up empty, may come now."""
+        return at >= self.next_full_scan()
+
+    def next_full_scan(self) -> float:
+        return self._scanned_at + max(FULL_SCAN_LEAST, FULL_SCAN_SHARE * self._scan_took)
+
+    def must_full_scan(self, at: float) -> bool:
+        """Whether one is due although jobs are being found."""
+        return at - self._scanned_at >= max(FULL_SCAN_EVERY, FULL_SCAN_SHARE * self._scan_took)
