@@ -6,8 +6,8 @@
 with item as materialized (
   select i.*
   from unnest(
-    %(ids)s::bigint[], %(lease_nos)s::bigint[], %(kinds)s::text[], %(results)s::text[], %(errors)s::text[],
-    %(usages)s::text[], %(outputs)s::text[], %(ran_fors)s::float8[], %(crashes)s::integer[]
+    %(ids)s::bigint[], %(lease_nos)s::bigint[], %(kinds)b::text[], %(results)b::text[], %(errors)b::text[],
+    %(usages)b::text[], %(outputs)b::text[], %(ran_fors)s::float8[], %(crashes)s::integer[]
   ) as i (id, lease_no, asked, result, error, usage, output, ran_for, crash)
 ),
 locked as materialized (
@@ -60,14 +60,14 @@ again as (
     slot = null,
     -- A job that was only given back keeps its place in the queue.
     scheduled_at = case
-      when (%(kinds)s::text[])[width_bucket(j.id, %(ids)s::bigint[])] = 'release'
+      when (%(kinds)b::text[])[width_bucket(j.id, %(ids)s::bigint[])] = 'release'
         and (%(delays)s::float8[])[width_bucket(j.id, %(ids)s::bigint[])] = 0 then j.scheduled_at
       else clock_timestamp() + (%(delays)s::float8[])[width_bucket(j.id, %(ids)s::bigint[])] * interval '1 second'
     end,
     attempt = j.attempt
-      - ((%(kinds)s::text[])[width_bucket(j.id, %(ids)s::bigint[])] in ('snooze', 'release'))::integer,
+      - ((%(kinds)b::text[])[width_bucket(j.id, %(ids)s::bigint[])] in ('snooze', 'release'))::integer,
     crashes = j.crashes + (%(crashes)s::integer[])[width_bucket(j.id, %(ids)s::bigint[])],
-    last_error = coalesce((%(errors)s::text[])[width_bucket(j.id, %(ids)s::bigint[])]::jsonb, j.last_error)
+    last_error = coalesce((%(errors)b::text[])[width_bucket(j.id, %(ids)s::bigint[])]::jsonb, j.last_error)
   where j.id = any(array(select job_id from locked where job_id is not null and kind in ('retry', 'snooze', 'release')))
 ),
 recorded as (
