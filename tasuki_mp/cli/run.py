@@ -1,0 +1,64 @@
+"""`tasuki-mp run`: the supervisor, started with what the command line, the environment and the files say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from tasuki_mp import migrate as migrations
+from tasuki_mp.cli.database import Database, connected, database_options, open_database
+from tasuki_mp.config import RunConfig, run_config
+from tasuki_mp.version import __version__
+
+
+@click.command
+@click.option("--app", metavar="MODULE:NAME", help="The application, like shop.jobs:app. Required, here or in a file.")
+@click.option("--app-dir", metavar="DIR", help="Where to import it from; else the working directory.")
+@click.option("--procs", metavar="N", help="How many jobs run at once; else as many as cores may be used.")
+@click.option("--queue", multiple=True, metavar="NAME[=WEIGHT]", help="Work on this queue only; repeatable.")
+@click.option(
+    "--drain", is_flag=False, flag_value="all", metavar="[due]", help="Exit when no job is left, or none due."
+)
+@click.option("--lease", metavar="TIME", help="How long a silent supervisor keeps its jobs.  [60s]")
+@click.option("--grace", metavar="TIME", help="How long running jobs may go on after SIGTERM.  [30s]")
+@click.option("--poll", metavar="TIME", help="The longest wait before looking for jobs.  [1s]")
+@click.option("--http", metavar="HOST:PORT", help="Serve /healthz, /readyz and /metrics there.")
+@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [info]")
+@click.option("--log-format", metavar="FORMAT", help="text or json.  [text]")
+@click.option("--migrate/--no-migrate", default=None, help="Bring the schema up to date first; else refuse.  [migrate]")
+@click.option("--notify/--no-notify", default=None, help="Listen for and send notifications; else only poll.  [notify]")
+@click.option("--preload/--no-preload", default=None, help="Import the application once for all children.  [preload]")
+@database_options
+def run(dsn: str | None, config_file: Path | None, **options: Any) -> int:
+    """Run jobs until stopped: one supervisor with a child process for each slot.
+
+    The first SIGTERM or Ctrl-C lets running jobs finish for --grace, a second one stops them, a third leaves at once.
+    Every option can stand in the environment (TASUKI_PROCS), in the file given by --config, or in [tool.tasuki-mp]
+    of pyproject.toml.
+    """
+    options["queue"] = list(options["queue"]) or None
+    config = run_config(options_by_name(options), dsn="", config_file=config_file)
+    with open_database(dsn, config_file) as database:
+        click.echo(f"tasuki-mp {__version__}, database {database.description}", err=True)
+        prepare(database, config)
+        from tasuki_mp.supervisor.supervisor import run as supervise
+
+        return supervise(msgspec.structs.replace(config, dsn=database.dsn))
+
+
+def options_by_name(options: dict[str, Any]) -> dict[str, Any]:
+    """click's parameter names as the options are called on the command line."""
+    return {name.replace("_", "-"): value for name, value in options.items()}
+
+
+def prepare(database: Database, config: RunConfig) -> None:
+    """Bring the schema up to date, or refuse if that is not wanted. Raises DatabaseError."""
+    with connected(database, name="migrate") as conn:
+        if not config.migrate:
+            migrations.check(conn)
+            return
+        for migration in migrations.migrate(conn):
+            click.echo(f"applied {migration.file_name}", err=True)
