@@ -1,4 +1,4 @@
-"""The lease protocol: lease, heartbeat, finish, rescue, release, cancel. See the header of each file in `sql/queries`.
+"""The lease protocol: lease, heartbeat, finish, rescue, release. See the header of each file in `sql/queries`.
 
 Every write after leasing is fenced by (id, lease_no, owner). Whoever lost its lease can therefore send what it likes:
 nothing changes, and the verdict says so.
@@ -24,8 +24,6 @@ _FINISH: Final = sql.query("finish")
 _VERDICT: Final = sql.query("verdict")
 _RESCUE: Final = sql.query("rescue")
 _RELEASE_UNKNOWN: Final = sql.query("release_unknown")
-_CANCEL: Final = sql.query("cancel")
-_CANCEL_VERDICT: Final = sql.query("cancel_verdict")
 
 _CLOCK_SLACK: Final = 60.0
 """Seconds by which a lease may be older for the database than for us: two clocks run apart slowly."""
@@ -37,7 +35,6 @@ Verdict = Literal["applied", "duplicate", "stale", "again"]
 """What became of an outcome. `applied`: written now. `duplicate`: an earlier finish had written it, and its reply was
 lost. `stale`: the lease is no longer ours, nothing was written. `again`: somebody has the row locked; send it again."""
 BeatVerdict = Literal["held", "cancel", "busy", "lost"]
-CancelVerdict = Literal["canceled", "requested", "finished", "unknown"]
 
 
 class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,22 +242,6 @@ async def release_unknown(conn: AsyncConnection, *, owner: UUID, known: Sequence
     """
     cursor = await conn.execute(_RELEASE_UNKNOWN, {"owner": owner, "known": list(known), "notify": notify})
     return await _number(cursor)
-
-
-async def cancel(conn: AsyncConnection, ids: Sequence[int]) -> dict[int, CancelVerdict]:
-    """Cancel jobs: `canceled` at once if pending, `requested` if running; else `finished` already, or `unknown`."""
-    verdicts: dict[int, CancelVerdict] = {}
-    left = sorted(set(ids))
-    while left:
-        cursor = await conn.execute(_CANCEL, {"ids": left})
-        verdicts.update({job_id: verdict for job_id, verdict, _ in await cursor.fetchall() if verdict})
-        left = [job_id for job_id in left if job_id not in verdicts]
-        if left:
-            cursor = await conn.execute(_CANCEL_VERDICT, {"ids": left})
-            rows = await cursor.fetchall()
-            verdicts.update({job_id: verdict for job_id, verdict in rows if verdict != "again"})
-            left = [job_id for job_id in left if job_id not in verdicts]
-    return verdicts
 
 
 async def _number(cursor: psycopg.AsyncCursor[tuple[Any, ...]]) -> int:
