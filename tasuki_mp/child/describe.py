@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from types import TracebackType
 from typing import Final
 
 from tasuki_mp.errors import PayloadError, ResultError
@@ -62,10 +63,21 @@ def _message(error: BaseException) -> str:
         return f"(its __str__ raised {type(broken).__name__})"
 
 
+def _below_ours(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback from the user's first frame on: how this package called it is of no use to anybody."""
+    inner = frames
+    while inner is not None and inner.tb_frame.f_globals.get("__package__", "").startswith("tasuki_mp.child"):
+        inner = inner.tb_next
+    return inner or frames
+
+
 def _traceback(error: BaseException) -> str:
     # Locals are never captured: they may hold secrets. Chains and groups are bounded, cycles are broken by the library.
     try:
-        lines = traceback.TracebackException.from_exception(error, limit=-100, compact=True, max_group_width=8).format()
+        report = traceback.TracebackException(
+            type(error), error, _below_ours(error.__traceback__), limit=-100, compact=True, max_group_width=8
+        )
+        lines = report.format()
         return "".join(clip(line, _LONGEST_LINE) for line in lines)
     except BaseException as broken:  # noqa: BLE001  as above: whatever goes wrong while describing
         return f"(its traceback could not be formatted: {type(broken).__name__})"

@@ -28,6 +28,7 @@ SHIELDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 OOM_SCORE_ADJ: Final = 500
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_forking: Final = threading.local()
 
 
 def protect(*, nofile: int | None = None) -> None:
@@ -110,7 +111,7 @@ def _disarm_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in SHIELDED:
         signal.signal(number, _do_nothing)
-    os.register_at_fork(after_in_child=_rearm_signals)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_rearm_signals)
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
@@ -122,6 +123,18 @@ def _rearm_signals() -> None:
     for number in SHIELDED:
         if signal.getsignal(number) is _do_nothing:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _release_signals()
+
+
+# Around a fork signals are held, or one that comes before the new process has its defaults would be lost on it.
+
+
+def _hold_signals() -> None:
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
 
 
 def _be_oom_killed_first() -> None:

@@ -56,11 +56,15 @@ def run(config: RunConfig, *, hooks: Hooks | None = None) -> int:
 
     Raises TasukiError for what the user must mend: the application's import, the database.
     """
+    writer = logs.set_up(level=config.log_level, log_format=config.log_format)
     try:
         import uvloop
     except ImportError:
         return asyncio.run(_run(config, hooks))
-    return uvloop.run(_run(config, hooks))
+    else:
+        return uvloop.run(_run(config, hooks))
+    finally:
+        writer.stop()
 
 
 async def _run(config: RunConfig, hooks: Hooks | None) -> int:
