@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Self
 
 from tasuki_mp.embedded import cluster, watch
-from tasuki_mp.embedded.place import FOLDER_VARIABLE, MAJOR, default_folder, installed, make_folder, owner_of, runnable
+from tasuki_mp.embedded.place import (
+    FOLDER_VARIABLE,
+    MAJOR,
+    check_reachable,
+    default_folder,
+    installed,
+    make_folder,
+    owner_of,
+    runnable,
+)
 from tasuki_mp.errors import EmbeddedError
 
 __all__ = ["FOLDER_VARIABLE", "MAJOR", "EmbeddedServer", "default_folder", "installed", "open_embedded", "start"]
@@ -95,6 +104,7 @@ def open_embedded(
 
 def _start(binaries: Path, folder: Path, *, fsync: bool, settings: Mapping[str, str], timeout: float) -> str:
     owner = owner_of(folder)
+    check_reachable(folder, owner)
     if not cluster.exists(folder):
         cluster.create(runnable(binaries, folder, owner), folder, owner, fsync=fsync)
     sockets = cluster.socket_folder(folder, owner)

@@ -126,23 +126,18 @@ def answers(folder: Path, address: str, *, timeout: float) -> bool:
     if pidfd is None:
         return False
     begin = time.monotonic()
-    patience = _UNREACHABLE_AFTER
     try:
-        while True:
-            match _ping(address):
-                case pq.Ping.OK:
-                    return True
-                case pq.Ping.REJECT:
-                    patience = timeout
-                case _:
-                    pass
+        while (said := _ping(address)) is not pq.Ping.OK:
             if watch.wait_gone(pidfd, 0.1):
                 return False
-            if time.monotonic() - begin >= patience:
-                if patience == timeout:
+            waited = time.monotonic() - begin
+            if said is pq.Ping.REJECT:
+                if waited >= timeout:
                     raise EmbeddedError(f"the embedded PostgreSQL in {folder} is not ready after {timeout:.0f} s")
+            elif waited >= _UNREACHABLE_AFTER:
                 watch.stop(pidfd)
                 return False
+        return True
     finally:
         os.close(pidfd)
 

@@ -118,6 +118,15 @@ def owner_of(folder: Path) -> Owner:
     raise EmbeddedError("PostgreSQL refuses to run as root, and this system has no other user: run as an ordinary user")
 
 
+def check_reachable(folder: Path, owner: Owner) -> None:
+    """Raises EmbeddedError if `owner` can't get to the folder: somewhere above it is closed to him."""
+    if owner.is_other and owner.run(["/bin/sh", "-c", 'cd -- "$1"', "sh", folder], cwd=Path("/")).returncode:
+        raise EmbeddedError(
+            f"as root the embedded PostgreSQL runs as {user_name(owner.uid)}, who can't get to {folder}: "
+            f"set {FOLDER_VARIABLE} to a folder whose parents are open to everybody"
+        )
+
+
 def user_name(uid: int) -> str:
     """The user's name, for a message."""
     try:
@@ -150,11 +159,6 @@ def runnable(binaries: Path, folder: Path, owner: Owner) -> Path:
         return binaries
     if is_unsafe(folder):
         raise EmbeddedError(f"PostgreSQL can't be started from a path with quotes, $ or backslashes: {folder}")
-    if owner.is_other and owner.run(["/bin/sh", "-c", 'cd -- "$1"', "sh", folder], cwd=Path("/")).returncode:
-        raise EmbeddedError(
-            f"as root the embedded PostgreSQL runs as {user_name(owner.uid)}, who can't get to {folder}: "
-            f"set {FOLDER_VARIABLE} to a folder whose parents are open to everybody"
-        )
     place = folder / f"binaries-{metadata.version(_PACKAGE)}"
     if not place.exists():
         _copy(binaries, place)
@@ -187,5 +191,5 @@ def _can_run(binaries: Path, owner: Owner) -> bool:
 
 
 def is_unsafe(path: Path) -> bool:
-    """Whether pg_ctl, which calls a shell, would trip over this path."""
+    """Whether a shell, which pg_ctl calls, would trip over this path."""
     return not _UNSAFE_IN_SHELL.isdisjoint(str(path))
