@@ -106,7 +106,7 @@ class Dispatcher:
         now = clock.now()
         passed: list[tuple[Lease, float]] = []
         while self._ready:
-            lease, since = self._ready[0]
+            lease, _ = self._ready[0]
             slot = self._slot_for(lease)
             if slot is None:
                 if lease.crashes == 0:

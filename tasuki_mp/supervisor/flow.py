@@ -55,7 +55,7 @@ class Flow:
         self.book = LeaseBook(lease_for=lease_for)
         self.estimates = Estimates()
         self.dispatcher = Dispatcher(
-            self.book, self.estimates, settle=self._settle_unrun, stale=lambda: self.heartbeat.beat_now(), hooks=hooks
+            self.book, self.estimates, settle=self._settle_unrun, stale=self._beat_now, hooks=hooks
         )
         self.policies: Mapping[str, Policy] = {}
         self._metrics = metrics
@@ -163,6 +163,9 @@ class Flow:
             await asyncio.wait(self._tasks)
 
     # ── within ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _beat_now(self) -> None:
+        self.heartbeat.beat_now()
 
     def _has_room(self) -> None:
         if self.leaser is not None:

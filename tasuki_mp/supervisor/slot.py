@@ -151,7 +151,7 @@ class Slot:
 
     async def _discard(self, child: Child) -> None:
         """Close what belonged to a child that never said hello; its executor, too, once its process has ended."""
-        await self._in_process_thread(child.executor.shutdown, False)  # noqa: FBT003  positional in the library
+        await self._in_process_thread(child.executor.shutdown, False)
         child.close()
 
     # ── frames ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -230,7 +230,7 @@ class Slot:
         """The end of a child that has no job: it returns by itself, or is killed with all that is below it."""
         self._dismissed.add(child)
         if not is_littered:
-            await self._in_process_thread(child.executor.shutdown, False)  # noqa: FBT003  positional in the library
+            await self._in_process_thread(child.executor.shutdown, False)
             await self._see_off(child, DISMISS_FOR)
         else:
             await self._kill(child, "its jobs left processes behind")

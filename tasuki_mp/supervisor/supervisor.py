@@ -96,6 +96,8 @@ class Supervisor:
         self._signals = 0
         self._error: TasukiError | None = None
         self._exit_code = ExitCode.OK
+        # Handlers' output goes out on a thread of its own: a reader that is slow must not stop the loop.
+        self._output = logs.LineWriter(sys.stdout)
         self._ticked_at = clock.now()
         self._drain_check: asyncio.Task[None] | None = None
 
@@ -106,6 +108,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._signalled, number)
+        self._output.start()
         self._flow.reaper = Reaper(self._known_pids)
         try:
             hello = await self._start_first_child()
@@ -116,6 +119,7 @@ class Supervisor:
                 loop.remove_signal_handler(number)
             await asyncio.gather(*(slot.stop() for slot in self._slots))
             self._nursery.thread.shutdown(wait=False)
+            self._output.stop()
         if self._error is not None:
             raise self._error
         return int(self._exit_code)
@@ -314,7 +318,7 @@ class Supervisor:
         if self._config.log_format == "json":
             logs.event(logging.INFO, "output", job=lease.id if lease else None, line=line[:TEXT_LIMIT])
         else:
-            print(f"job {lease.id if lease else '-'} | {logs.escape(line, limit=TEXT_LIMIT)}", file=sys.stdout)
+            self._output.write(f"job {lease.id if lease else '-'} | {logs.escape(line, limit=TEXT_LIMIT)}")
 
     # ── drain ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -361,7 +365,6 @@ class Supervisor:
                 self._flow.kill_untrusted()
                 for slot in self._slots:
                     slot.peek()
-                sys.stdout.flush()
 
     def _start_http(self) -> HttpServer | None:
         if self._config.http is None:

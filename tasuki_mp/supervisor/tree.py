@@ -292,7 +292,7 @@ def _state(pid: int, thread: int) -> int:
 def _numbers(folder: str) -> list[int]:
     """The numeric names in a folder of /proc; none if its process is gone."""
     try:
-        return [int(name) for name in os.listdir(folder) if name.isdecimal()]  # noqa: PTH208  names are all it takes
+        return [int(name) for name in os.listdir(folder) if name.isdecimal()]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
