@@ -1,4 +1,4 @@
-"""A program that a test runs beside itself: tagged, spoken to in lines, and gone at the end with all that is below it."""
+"""A program that a test runs beside itself: tagged, spoken to in lines, and gone at the end with all below it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.waiting import TIMEOUT, NotInTimeError, wait_readable
 class Program:
     """`python ARGUMENTS`, as a context manager. Its exit kills the program, and fails if anything of it survives that.
 
-    `leaves_behind=True` is for programs whose descendants are meant to outlive them: those are killed without complaint.
+    With `leaves_behind=True` its descendants are meant to outlive it: they are killed without complaint.
     """
 
     def __init__(
