@@ -27,7 +27,7 @@ LINES_LIMIT: Final = 10_000
 
 # C0 and C1 (terminal commands, and newlines that would forge a line), line separators, lone surrogates, and the
 # characters that turn the direction of writing around.
-_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _PLAIN: Final = re.compile(r"[^\s\"'=\\]+")
 _COLOURS: Final = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
@@ -42,7 +42,7 @@ def event(level: int, message: str, /, **fields: object) -> None:
 def escape(text: str, *, limit: int | None = FIELD_LIMIT, keep: str = "") -> str:
     """The text on one line, safe for a terminal; `keep` are unsafe characters to let through, such as a newline."""
     cut = text if limit is None or len(text) <= limit else text[:limit]
-    safe = _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _code(found[0]), cut)
+    safe = UNSAFE.sub(lambda found: found[0] if found[0] in keep else _code(found[0]), cut)
     return safe if len(cut) == len(text) else f"{safe}… ({len(text)} characters)"
 
 

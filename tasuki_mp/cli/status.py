@@ -8,10 +8,9 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
-import msgspec
 
 from tasuki_mp.cli import text
 from tasuki_mp.cli.database import Database, connected, database_options, open_database
@@ -21,9 +20,6 @@ from tasuki_mp.migrate import check
 from tasuki_mp.options import parse_duration
 from tasuki_mp.store import look
 from tasuki_mp.store.look import Status
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 FINAL: Final = ("completed", "failed", "canceled")
 _REST: Final = 20
@@ -54,12 +50,15 @@ def status(dsn: str | None, config_file: Path | None, is_json: bool, is_watching
 
 def _print(database: Database, now: Status, *, is_json: bool) -> None:
     if is_json:
-        click.echo(msgspec.json.encode(as_json(database, now)))
+        click.echo(text.json_line(as_json(database, now)))
         return
     if sys.stdout.isatty():
-        from rich.console import Console, Group
+        from rich.console import Console
 
-        Console(highlight=False).print(Group(f"database {database.description}", "", *_rendered(now)), markup=False)
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        console.print(f"database {database.description}")
+        for table in tables(now):
+            console.print("", table.rich(console.width), sep="\n")
         return
     click.echo(f"database {database.description}")
     for table in tables(now):
@@ -79,7 +78,6 @@ def _watch_lines(database: Database, interval: float, *, is_json: bool) -> None:
 
 
 def _watch_screen(database: Database, interval: float) -> None:
-    from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
@@ -91,10 +89,11 @@ def _watch_screen(database: Database, interval: float) -> None:
                     check(conn)
                     while True:
                         started = monotonic()
-                        body = _rendered(look.status(conn), room=live.console.height)
+                        width, height = live.console.size
+                        body = [table.rich(width) for table in tables(look.status(conn), room=height)]
                         stamp = f"{datetime.now().astimezone():%H:%M:%S}"
                         head = Text(f"database {database.description} · {stamp} · Ctrl-C ends")
-                        live.update(Group(head, "", *body), refresh=True)
+                        live.update(Text("\n\n").join([head, *body]), refresh=True)
                         _rest(interval, monotonic() - started)
             except SchemaError:
                 raise
@@ -106,15 +105,6 @@ def _watch_screen(database: Database, interval: float) -> None:
 
 def _rest(interval: float, took: float) -> None:
     threading.Event().wait(max(interval - took, took * _REST, 0.05))
-
-
-def _rendered(now: Status, *, room: int | None = None) -> list[RenderableType]:
-    parts: list[RenderableType] = []
-    for table in tables(now, room=room):
-        if parts:
-            parts.append("")
-        parts.append(table.rich())
-    return parts
 
 
 def tables(now: Status, *, room: int | None = None) -> list[Table]:
@@ -141,11 +131,14 @@ def _queues(now: Status) -> Table:
         oldest = text.duration(depth.oldest_due) if depth is not None and depth.due else "-"
         failed = Cell(ends[1], "red") if ends[1] not in ("0", "?") else Cell(ends[1])
         rows.append([name, *map(text.number, live), ends[0], failed, ends[2], oldest])
-    headings = ("due", "later", "held", "running", *FINAL, "oldest due")
+    note = "" if rows else "no jobs"
+    if now.final is None:
+        note = "? the archive was too large to be counted in time"
+    headings = ("due", "later", "held", "running", *FINAL, "oldest")
     return Table(
         columns=[("QUEUE", "left"), *((heading.upper(), "right") for heading in headings)],
         rows=rows,
-        note="" if now.final is not None else "? the archive was too large to be counted in time",
+        note=note,
     )
 
 
@@ -154,17 +147,17 @@ def _running(now: Status, most: int) -> Table | None:
         return None
     rows: list[list[Cell | str]] = []
     for job in now.running[:most]:
-        state = Cell("lease expired", "red") if job.is_expired else Cell("")
+        state = Cell("expired", "red") if job.is_expired else Cell("")
         if job.is_cancel_requested:
             state = Cell("canceling", "yellow")
-        where = "?" if job.host is None else f"{job.host}:{job.pid}" if job.pid is not None else job.host
         rows.append(
             [
                 str(job.id),
                 job.handler,
                 job.queue,
                 f"{job.attempt}/{job.max_attempts}",
-                where,
+                job.host or "?",
+                "-" if job.pid is None else str(job.pid),
                 "-" if job.slot is None else str(job.slot),
                 "new" if job.age is None else text.duration(job.age),
                 state,
@@ -178,7 +171,8 @@ def _running(now: Status, most: int) -> Table | None:
             ("HANDLER", "left"),
             ("QUEUE", "left"),
             ("ATTEMPT", "right"),
-            ("HOST:PID", "left"),
+            ("HOST", "left"),
+            ("PID", "right"),
             ("SLOT", "right"),
             ("AGE", "right"),
             ("", "left"),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from tasuki_mp.logs import escape
+from tasuki_mp.logs import UNSAFE, escape
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.text import Text
+
+GAP: Final = 2
+LEAST: Final = 6
+"""Columns of a screen that a column of a table keeps at least."""
 
 Align = Literal["left", "right"]
 Style = Literal["", "bold", "dim", "red", "yellow", "green"]
@@ -25,7 +29,7 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A table under a title. Columns are (heading, alignment); a cell may be a plain text."""
+    """A table under a title. Columns are (heading, alignment); those to the left give way on a narrow screen."""
 
     title: str = ""
     columns: Sequence[tuple[str, Align]]
@@ -34,54 +38,60 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     """A line below it."""
 
     def plain(self) -> str:
-        """Aligned text without any escape sequence, as wide as it needs to be; no heading, title or note is lost."""
-        texts = [[escape(_text(cell)) for cell in row] for row in self.rows]
-        lines = [[heading for heading, _ in self.columns], *texts]
-        widths = [max(len(line[index]) for line in lines) for index in range(len(self.columns))]
-        body = [
-            "  ".join(
-                text.rjust(width) if align == "right" else text.ljust(width)
-                for text, width, (_, align) in zip(line, widths, self.columns, strict=True)
-            ).rstrip()
-            for line in lines
-        ]
-        return "\n".join([*([self.title] if self.title else []), *body, *([self.note] if self.note else [])])
+        """Aligned text without any escape sequence, as wide as it needs to be. Without rows only title and note."""
+        return "\n".join("".join(text for text, _ in line).rstrip() for line in self._lines(None))
 
-    def rich(self) -> RichTable:
-        """The same for a terminal, which cuts what does not fit."""
-        from rich.table import Table as RichTable
+    def rich(self, width: int) -> Text:
+        """The same with colours and cut to that many columns; numbers, which stand to the right, stay whole."""
         from rich.text import Text
 
-        table = RichTable(
-            title=Text(self.title, style="bold") if self.title else None,
-            caption=Text(self.note, style="dim") if self.note else None,
-            box=None,
-            title_justify="left",
-            caption_justify="left",
-            pad_edge=False,
-            header_style="dim",
-            padding=(0, 2, 0, 0),
-        )
-        for heading, align in self.columns:
-            # Numbers are never cut short: half a number is a wrong number.
-            table.add_column(
-                heading, justify=align, no_wrap=True, overflow="ellipsis", min_width=_least(align, heading)
-            )
-        for row in self.rows:
-            table.add_row(*(Text(escape(_text(cell)), style=_style(cell)) for cell in row))
-        return table
+        lines = [Text.assemble(*line, no_wrap=True, overflow="ellipsis") for line in self._lines(width)]
+        return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
+
+    def _lines(self, width: int | None) -> Iterator[list[tuple[str, str]]]:
+        if self.title:
+            yield [(self.title, "bold")]
+        if self.rows:
+            headings = [Cell(heading, "dim") for heading, _ in self.columns]
+            cells = [headings, *([_safe(cell) for cell in row] for row in self.rows)]
+            used = [index for index in range(len(self.columns)) if any(row[index].text for row in cells)]
+            aligns = [self.columns[index][1] for index in used]
+            widths = _fit([max(len(row[index].text) for row in cells) for index in used], aligns, width)
+            for row in cells:
+                line: list[tuple[str, str]] = []
+                for index, align, room in zip(used, aligns, widths, strict=True):
+                    line += [(" " * GAP, "")] if line else []
+                    line.append((_placed(row[index].text, align, room), row[index].style))
+                yield line
+        if self.note:
+            yield [(self.note, "dim")]
 
 
-def _text(cell: Cell | str) -> str:
-    return cell if isinstance(cell, str) else cell.text
+def _safe(cell: Cell | str) -> Cell:
+    return Cell(escape(cell)) if isinstance(cell, str) else Cell(escape(cell.text), cell.style)
 
 
-def _style(cell: Cell | str) -> str:
-    return "" if isinstance(cell, str) else cell.style
+def _fit(widths: list[int], aligns: list[Align], most: int | None) -> list[int]:
+    """Take from the widest of the columns that may give way, until all fit or none can give any more."""
+    widths = list(widths)
+    while most is not None and sum(widths) + GAP * (len(widths) - 1) > most:
+        giving = [index for index, align in enumerate(aligns) if align == "left" and widths[index] > LEAST]
+        if not giving:
+            break
+        widths[max(giving, key=widths.__getitem__)] -= 1
+    return widths
 
 
-def _least(align: Align, heading: str) -> int:
-    return len(heading) if align == "right" else min(len(heading), 8)
+def _placed(text: str, align: Align, room: int) -> str:
+    if len(text) > room:
+        return text[: room - 1] + "…"
+    return text.rjust(room) if align == "right" else text.ljust(room)
+
+
+def json_line(value: object) -> str:
+    """The value as one line of JSON that a terminal can't mistake for commands: what is unsafe stays escaped."""
+    # In JSON that is valid already, such characters stand in strings only, where an escape means the same.
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", msgspec.json.encode(value).decode())
 
 
 def number(value: int) -> str:
