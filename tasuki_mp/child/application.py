@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+import sys
 import time
 import traceback
 from typing import Final
 
 import msgspec
 
+import tasuki_mp
 from tasuki_mp.child.describe import TRACEBACK_LIMIT, clip, storable
+from tasuki_mp.errors import AppImportError
 from tasuki_mp.handlers import Registry, load_app
 
 SPEC_VARIABLE: Final = "TASUKI_MP_APPLICATION"
 """Carries an `AppSpec` to the forkserver, which starts before anything could be sent to it; removed there at once."""
+
+_OWN_FOLDER: Final = os.path.dirname(tasuki_mp.__file__) + os.sep
 
 THREAD_VARIABLES: Final = (
     "OMP_NUM_THREADS",
@@ -63,17 +69,33 @@ def import_application(spec: AppSpec) -> Application:
         app = load_app(spec.app, spec.app_dir)
         registry = app.registry
         registry.check()
-    except BaseException:  # noqa: BLE001  SystemExit and worse at import are the application's error, reported as such
-        return Application(spec, None, error=clip(storable(traceback.format_exc()), TRACEBACK_LIMIT))
+    except BaseException as error:  # noqa: BLE001  SystemExit and worse at import are the application's error
+        cause = error.__cause__ if isinstance(error, AppImportError) and error.__cause__ is not None else error
+        return Application(spec, None, error=clip(storable(_import_report(cause)), TRACEBACK_LIMIT))
     seconds = time.monotonic() - started
     leftovers = tuple(sorted(_threads_and_sockets() - before))
     return Application(spec, registry, max_result=app.max_result, seconds=seconds, leftovers=leftovers)
+
+
+def _import_report(error: BaseException) -> str:
+    """The traceback of a failed import, without the frames of the import machinery and ours."""
+    report = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in report.stack if not _is_machinery(frame.filename)]
+    report.stack = traceback.StackSummary.from_list(frames)
+    return "".join(report.format())
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename.startswith("<frozen ") or filename == importlib.__file__ or filename.startswith(_OWN_FOLDER)
 
 
 def preload(spec: AppSpec) -> None:
     """Import the application into this forkserver and freeze it, so that its pages stay shared with every child."""
     global _preloaded  # noqa: PLW0603  what a forkserver has imported is global by nature: children inherit it
     _preloaded = import_application(spec)
+    # What the import printed is flushed here, once, and not by every child.
+    sys.stdout.flush()
+    sys.stderr.flush()
     gc.collect()
     gc.freeze()
 

@@ -120,6 +120,7 @@ class Child:
         self.output = -1
         self.inflight: OrderedDict[Key, Lease] = OrderedDict()
         self.jobs_run = 0
+        self.is_dead = False
         self._send_jobs = send_jobs
         self._take_jobs = take_jobs
         self._page = page
@@ -132,13 +133,13 @@ class Child:
         self.pidfd, self.output = fds
 
     def send(self, lease: Lease) -> bool:
-        """Send the frame of this lease's job; False when the pipe is full."""
+        """Send the frame of this lease's job; False when the pipe is full, or the child dead."""
         frame = wire.RunJob(
             lease.id, lease.lease_no, lease.handler, lease.queue, lease.attempt, lease.max_attempts, lease.payload
         )
         try:
             wire.send(self._send_jobs, wire.pack(frame))
-        except BlockingIOError:
+        except OSError:
             return False
         self.inflight[lease.key] = lease
         return True

@@ -29,6 +29,8 @@ PIPE_MOST: Final = 64
 READY_SECONDS: Final = 0.250
 """Work that may wait on this host beside what runs."""
 READY_MOST: Final = 1024
+READY_BYTES: Final = 32 * 1024 * 1024
+"""Payloads that may wait on this host, by the average size."""
 TOO_SLOW: Final = 0.020
 """Seconds after which a running job is in the way of what waits behind it, if it was expected to take less."""
 STUCK: Final = 1.0
@@ -48,6 +50,8 @@ class Dispatcher:
         self, book: LeaseBook, estimates: Estimates, *, settle: Settle, stale: Callable[[], None], hooks: Hooks
     ) -> None:
         self.slots: list[Slot] = []
+        self.blocked: set[int] = set()
+        """Jobs whose earlier run is still being stopped."""
         self._book = book
         self._estimates = estimates
         self._settle = settle
@@ -70,7 +74,8 @@ class Dispatcher:
         waiting = len(self._ready) + sum(
             max(0, len(slot.child.inflight) - 1) for slot in self.slots if slot.child is not None
         )
-        room = room_for_waiting(self._estimates.overall, slots=serving, seconds=READY_SECONDS, most=READY_MOST)
+        most = min(READY_MOST, int(READY_BYTES / max(1.0, self._estimates.payload_size)))
+        room = room_for_waiting(self._estimates.overall, slots=serving, seconds=READY_SECONDS, most=most)
         wanted = idle + room - waiting
         # Topping up a buffer that is still half full would make many small leases out of few large ones.
         return wanted if idle > len(self._ready) or wanted * 2 > room else 0
@@ -85,7 +90,9 @@ class Dispatcher:
     def add(self, leases: list[Lease]) -> None:
         """Freshly leased jobs."""
         now = clock.now()
-        self._ready.extend((lease, now) for lease in leases)
+        for lease in leases:
+            self._estimates.add_payload(len(lease.payload))
+            self._ready.append((lease, now))
         self.pump()
 
     def put_back(self, leases: list[Lease]) -> None:
@@ -107,6 +114,9 @@ class Dispatcher:
         passed: list[tuple[Lease, float]] = []
         while self._ready:
             lease, _ = self._ready[0]
+            if lease.id in self.blocked:
+                passed.append(self._ready.popleft())
+                continue
             slot = self._slot_for(lease)
             if slot is None:
                 if lease.crashes == 0:
@@ -183,6 +193,7 @@ class Dispatcher:
     def tick(self) -> None:
         """Every few hundredths of a second: free what waits behind a slow job, give back what no slot will take."""
         now = clock.now()
+        self.pump()
         for slot in self.slots:
             child = slot.child
             if child is None or len(child.inflight) < 2:

@@ -26,6 +26,7 @@ class Estimates:
     def __init__(self) -> None:
         self._by_handler: dict[str, Average] = {}
         self._all = Average()
+        self._payload = Average()
 
     def add(self, handler: str, seconds: float) -> None:
         """A job of this handler has just run that long."""
@@ -39,6 +40,15 @@ class Estimates:
         """Seconds a job of this handler takes, None when none has run yet."""
         average = self._by_handler.get(handler)
         return average.value if average else None
+
+    def add_payload(self, size: int) -> None:
+        """A job of this size (characters of payload) was leased."""
+        self._payload.add(size)
+
+    @property
+    def payload_size(self) -> float:
+        """Characters of payload that the next leased job is likely to have."""
+        return self._payload.value or 0.0
 
     @property
     def overall(self) -> float | None:

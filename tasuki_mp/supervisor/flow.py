@@ -30,6 +30,8 @@ from tasuki_mp.supervisor.usage import usage_json
 
 TRUST_MARGIN = 1.0
 """Seconds before a lease's end when it is no longer trusted."""
+BETWEEN_JOBS = 0.02
+"""Seconds until a child that could not be killed because it was between two jobs is looked at again."""
 _DEFAULT_POLICY = Policy()
 
 
@@ -50,7 +52,7 @@ class Flow:
         hooks: Hooks,
         on_idle: Callable[[], None],
         on_hello: Callable[[wire.Hello], None],
-        on_start_failed: Callable[[str, int], None],
+        on_start_failed: Callable[[Slot, Exception, int], None],
     ) -> None:
         self.book = LeaseBook(lease_for=lease_for)
         self.estimates = Estimates()
@@ -79,10 +81,11 @@ class Flow:
         for lease in older:
             logs.event(logging.WARNING, "job leased again while held, older run is stopped", job=lease.id)
             self._drop(lease.key)
+            if self.dispatcher.child_running(lease.key) is not None:
+                self.dispatcher.blocked.add(lease.id)
 
     def found_nothing(self) -> None:
-        if self.dispatcher.is_idle:
-            self._on_idle()
+        self._maybe_idle()
 
     # ── from the slots ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,9 +117,8 @@ class Flow:
             self._metrics.child_died(death.signal or "exit")
         self._run(asyncio.to_thread(self.reaper.sweep))
 
-    def start_failed(self, slot: Slot, reason: str, failures: int) -> None:
-        logs.event(logging.ERROR, "child did not start", slot=slot.index, reason=reason, failures=failures)
-        self._on_start_failed(reason, failures)
+    def start_failed(self, slot: Slot, error: Exception, failures: int) -> None:
+        self._on_start_failed(slot, error, failures)
 
     # ── from the heartbeat ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -136,6 +138,8 @@ class Flow:
     def lease_over(self, key: Key) -> None:
         self.book.remove(key)
         self._stopping.discard(key)
+        if not self.outbox:
+            self._maybe_idle()
 
     # ── from the supervisor ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,6 +168,10 @@ class Flow:
 
     # ── within ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _maybe_idle(self) -> None:
+        if not self.outbox and self.dispatcher.is_idle:
+            self._on_idle()
+
     def _beat_now(self) -> None:
         self.heartbeat.beat_now()
 
@@ -183,8 +191,10 @@ class Flow:
             self._run(self._stop_running(*place, key, outcome))
 
     async def _stop_running(self, slot: Slot, child: Child, key: Key, outcome: Outcome) -> None:
-        if not await slot.stop_job(child, key, outcome):
-            self._stopping.discard(key)  # between two jobs just now, or ended: the next heartbeat asks again if it must
+        # Not hit means that it stood between two jobs at that moment: it ends by itself, or is about to begin.
+        while key in child.inflight and not await slot.stop_job(child, key, outcome):
+            await asyncio.sleep(BETWEEN_JOBS)
+        self._stopping.discard(key)
 
     def _drop(self, key: Key) -> None:
         """This lease is not ours any more: stop its job and forget whatever comes of it."""
@@ -206,6 +216,7 @@ class Flow:
         cpu: float | None,
     ) -> None:
         self._stopping.discard(lease.key)
+        self.dispatcher.blocked.discard(lease.id)
         if lease.key not in self.book:
             return  # the lease was lost while it ran: somebody else decides
         self.book.unassign(lease.key)

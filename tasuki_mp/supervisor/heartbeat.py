@@ -66,6 +66,8 @@ class Heartbeat:
         """End the thread and close its connection."""
         self._is_stopping = True
         self._wake.set()
+        if self._connection is not None:
+            cut(self._connection)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
             self._thread = None
@@ -121,6 +123,8 @@ class Heartbeat:
         return True
 
     def _failed(self, error: psycopg.Error) -> None:
+        if self._is_stopping:
+            return
         logs.event(
             logging.WARNING, "heartbeat failed", error=str(error).strip().partition("\n")[0], age=round(self.age, 1)
         )

@@ -33,6 +33,10 @@ FIRST_BACKOFF: Final = 0.1
 LONGEST_BACKOFF: Final = 30.0
 
 
+class ImportFailedError(Exception):
+    """A child came up and could not import the application; the text is its traceback."""
+
+
 class SlotEvents(Protocol):
     """What a slot tells its dispatcher; called on the loop."""
 
@@ -51,7 +55,7 @@ class SlotEvents(Protocol):
     def child_died(self, slot: Slot, child: Child, death: Death, *, was_expected: bool) -> None:
         """A child's process is gone."""
 
-    def start_failed(self, slot: Slot, reason: str, failures: int) -> None:
+    def start_failed(self, slot: Slot, error: Exception, failures: int) -> None:
         """No child came up; another try follows after a pause."""
 
 
@@ -117,9 +121,9 @@ class Slot:
             self._need_child.clear()
             try:
                 child, hello = await self._start_child()
-            except (OSError, RuntimeError, EOFError) as error:
+            except (OSError, RuntimeError, EOFError, ImportFailedError) as error:
                 failures += 1
-                self._events.start_failed(self, str(error) or type(error).__name__, failures)
+                self._events.start_failed(self, error, failures)
                 await asyncio.sleep(min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (failures - 1)))
                 self._need_child.set()
                 continue
@@ -136,6 +140,8 @@ class Slot:
         child.future.add_done_callback(lambda future: self._on_loop(self._executor_ended, child, future))
         try:
             hello = await coming
+            if hello.import_error:
+                raise ImportFailedError(hello.import_error)  # noqa: TRY301  ends like every other failure here
         except BaseException:
             self._loop.remove_reader(child.outcomes.fileno())
             self._run(self._discard(child))
@@ -203,7 +209,7 @@ class Slot:
         if (coming := self._hellos.get(child)) is not None:
             if not coming.done():
                 coming.set_exception(RuntimeError(f"the child {reason} before its hello"))
-        elif child in self._echoes and child not in self._dismissed:
+        elif child in self._echoes and child not in self._dismissed and not child.is_dead:
             self._run(self._kill(child, reason))
 
     def peek(self) -> None:
@@ -254,10 +260,15 @@ class Slot:
         return is_killed
 
     async def _kill(self, child: Child, reason: str) -> None:
-        if child.pidfd < 0:
-            return
         logs.event(logging.DEBUG, "child is killed", slot=self.index, pid=child.pid, reason=reason)
-        await asyncio.to_thread(tree.kill_tree, child.pid, pidfd=child.pidfd)
+        try:
+            pidfd = os.dup(child.pidfd)  # the slot closes its own when the child is buried
+        except OSError:
+            return  # it is
+        try:
+            await asyncio.to_thread(tree.kill_tree, child.pid, pidfd=pidfd)
+        finally:
+            os.close(pidfd)
 
     def _executor_ended(self, child: Child, future: Future[None]) -> None:
         error = None if future.cancelled() else future.exception()
@@ -271,7 +282,8 @@ class Slot:
                 self.replace("its forkserver died")
 
     def _died(self, child: Child) -> None:
-        """The pidfd says that the process is gone: settle what it left, make room for the next."""
+        """The pidfd says that the process is gone: see what became of its jobs, make room for the next child."""
+        child.is_dead = True
         self._loop.remove_reader(child.pidfd)
         self._readable(child)
         self._loop.remove_reader(child.outcomes.fileno())

@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import sys
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import psycopg
@@ -37,7 +37,7 @@ from tasuki_mp.supervisor.metrics import Collector, Gauges, Metrics
 from tasuki_mp.supervisor.outbox import Outbox
 from tasuki_mp.supervisor.reaper import Reaper
 from tasuki_mp.supervisor.rescue import Rescuer
-from tasuki_mp.supervisor.slot import Slot
+from tasuki_mp.supervisor.slot import ImportFailedError, Slot
 
 START_TRIES: Final = 5
 """Failures in a row to start a child, before there ever was one, after which the supervisor gives up."""
@@ -47,6 +47,7 @@ KILL_FOR: Final = 10.0
 """Seconds for killed jobs to be buried."""
 FLUSH_FOR: Final = 10.0
 """Seconds for the last outcomes to be written."""
+GOODBYE_FOR: Final = 5.0
 DESCRIPTORS_A_SLOT: Final = 32
 TEXT_LIMIT: Final = 8 * 1024
 
@@ -229,16 +230,15 @@ class Supervisor:
             self._slots[0] = Slot(0, self._nursery, self._flow, show, self._hooks)
             self._first_hello = asyncio.get_running_loop().create_future()
             hello = await self._hello_of_first()
-        if hello is not None and hello.import_error:
-            raise AppImportError(self._config.app, hello.import_error)
         if hello is not None:
             logs.event(logging.DEBUG, "application imported", seconds=round(hello.import_seconds, 3))
         return hello
 
     async def _hello_of_first(self) -> wire.Hello | None:
         self._slots[0].start()
-        ended = asyncio.ensure_future(self._ended.wait())
-        await asyncio.wait((ended, self._first_hello), return_when=asyncio.FIRST_COMPLETED)
+        ended = asyncio.create_task(self._ended.wait())
+        either: tuple[asyncio.Future[Any], ...] = (ended, self._first_hello)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
         return self._first_hello.result() if self._first_hello.done() else None
 
@@ -263,9 +263,10 @@ class Supervisor:
         await self._leaser.stop()
         flow.dispatcher.quiesce()
         slots = [asyncio.create_task(slot.stop()) for slot in self._slots]
-        second = asyncio.ensure_future(self._second_signal.wait())
-        ended: asyncio.Future[list[None]] = asyncio.gather(*slots)
-        await asyncio.wait([ended, second], timeout=self._config.grace, return_when=asyncio.FIRST_COMPLETED)
+        second = asyncio.create_task(self._second_signal.wait())
+        ended = asyncio.gather(*slots)
+        either: tuple[asyncio.Future[Any], ...] = (ended, second)
+        await asyncio.wait(either, timeout=self._config.grace, return_when=asyncio.FIRST_COMPLETED)
         second.cancel()
         deadline = clock.now() + KILL_FOR
         while not ended.done() and clock.now() < deadline:
@@ -279,9 +280,10 @@ class Supervisor:
 
     async def _say_goodbye(self, me: upkeep.SupervisorRow, *, is_flushed: bool) -> None:
         try:
-            await self._leaser.release_unknown()
-            await self._upkeep.call(upkeep.deregister, me.owner)
-        except (UnavailableError, psycopg.Error) as error:
+            async with asyncio.timeout(GOODBYE_FOR):
+                await self._leaser.release_unknown()
+                await self._upkeep.call(upkeep.deregister, me.owner)
+        except (UnavailableError, psycopg.Error, TimeoutError) as error:
             logs.event(logging.WARNING, "could not say goodbye to the database", error=str(error).strip())
         if not is_flushed:
             logs.event(logging.ERROR, "outcomes not written, their jobs will run again", jobs=len(self._flow.outbox))
@@ -300,16 +302,24 @@ class Supervisor:
         self._leaser.look_everywhere()
         self._flow.heartbeat.beat_now()
 
-    def _start_failed(self, reason: str, failures: int) -> None:
-        if failures >= START_TRIES and not any(slot.child for slot in self._slots):
-            self._error = AppImportError(self._config.app, f"no child process comes up: {reason}")
-            self._ended.set()
+    def _start_failed(self, slot: Slot, error: Exception, failures: int) -> None:
+        has_worked = self._first_hello.done()
+        if has_worked or not isinstance(error, ImportFailedError):
+            reason = str(error) or type(error).__name__
+            logs.event(logging.ERROR, "child did not start", slot=slot.index, reason=reason, failures=failures)
+        if has_worked or self._error is not None:
+            return  # the slot tries again, ever more rarely, and readiness says so
+        if isinstance(error, ImportFailedError):
+            self._error = AppImportError(self._config.app, str(error))
+        elif failures >= START_TRIES:
+            self._error = AppImportError(self._config.app, f"no child process comes up: {error!r}")
+        else:
+            return
+        self._ended.set()
 
     def _hello_came(self, hello: wire.Hello) -> None:
         if not self._first_hello.done():
             self._first_hello.set_result(hello)
-        elif hello.import_error:
-            logs.event(logging.ERROR, "the application could not be imported again", error=hello.import_error)
 
     def _known_pids(self) -> set[int]:
         return {child.pid for slot in self._slots for child in slot.children if child.pid}
