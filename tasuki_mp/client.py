@@ -1,0 +1,355 @@
+"""What producers hold: `Client`, and `AsyncClient` for asyncio. The same statements, sent in two ways.
+
+With `conn=` everything happens inside the caller's own transaction, which is never committed here: the job exists if and
+only if the caller commits. Without, on a small pool of this process, opened at the first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
+from typing import Any, Self
+
+import psycopg
+import psycopg_pool
+from psycopg import errors as pg
+from psycopg.rows import TupleRow, tuple_row
+
+from tasuki_mp.errors import DatabaseError
+from tasuki_mp.job import Job, State
+from tasuki_mp.store import produce
+from tasuki_mp.store.pool import AsyncPools, Pools
+from tasuki_mp.store.produce import CancelVerdict, Copied, Draw, IdRanges
+
+__all__ = ["AsyncClient", "AsyncJobHandle", "CancelVerdict", "Client", "IdRanges", "JobHandle"]
+
+Connection = psycopg.Connection[Any]
+AsyncConnection = psycopg.AsyncConnection[Any]
+
+
+class JobHandle:
+    """A job that was enqueued."""
+
+    __slots__ = ("_client", "id")
+
+    def __init__(self, job_id: int, client: Client) -> None:
+        self.id = job_id
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id})"
+
+    def status(self, conn: Connection | None = None) -> State | None:
+        """Where the job stands; None if there is no such job, or not yet, or not any more."""
+        return self._client.status(self.id, conn)
+
+    def cancel(self, conn: Connection | None = None) -> CancelVerdict:
+        """Cancel the job; what came of it."""
+        return self._client.cancel([self.id], conn)[self.id]
+
+
+class AsyncJobHandle:
+    """A job that was enqueued, for asyncio."""
+
+    __slots__ = ("_client", "id")
+
+    def __init__(self, job_id: int, client: AsyncClient) -> None:
+        self.id = job_id
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"AsyncJobHandle({self.id})"
+
+    async def status(self, conn: AsyncConnection | None = None) -> State | None:
+        """Where the job stands; None if there is no such job, or not yet, or not any more."""
+        return await self._client.status(self.id, conn)
+
+    async def cancel(self, conn: AsyncConnection | None = None) -> CancelVerdict:
+        """Cancel the job; what came of it."""
+        return (await self._client.cancel([self.id], conn))[self.id]
+
+
+class Client:
+    """Enqueues and cancels jobs. Safe to use from several threads, and after a fork.
+
+    Takes a dsn, or a psycopg_pool.ConnectionPool of the caller's, who opens and closes it; by default the database that
+    the environment names. Connects at the first use; is closed at the interpreter's exit, or by `close`.
+    """
+
+    def __init__(self, database: str | psycopg_pool.ConnectionPool[Any] | None = None) -> None:
+        self._pools = Pools(database)
+        self._told = _Throttle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the client's own connections. It may still be used, and then opens new ones."""
+        self._pools.close()
+
+    def enqueue(self, job: Job, conn: Connection | None = None) -> JobHandle:
+        """Insert a job. Raises DatabaseError."""
+        # Inside a transaction, Postgres itself sends equal notifications once.
+        is_told = conn is not None or self._told.is_time(job)
+        parameters = produce.enqueue_parameters(job, is_told=is_told)
+        with self._connection(conn) as connection, _explained():
+            row = _cursor(connection).execute(produce.ENQUEUE, parameters).fetchone()
+        if conn is None and is_told:
+            self._told.note(job)
+        return JobHandle(produce.job_id(row), self)
+
+    def enqueue_many(self, jobs: Iterable[Job], conn: Connection | None = None) -> IdRanges:
+        """Insert all jobs of an iterable, in constant memory, by COPY: all of them, or none if anything fails.
+
+        Returns their ids, in the order of the jobs.
+        """
+        copied = Copied()
+        chunks = produce.chunks(jobs)
+        chunk = next(chunks, None)
+        if not chunk:
+            return copied.ids
+        with self._connection(conn) as connection:
+            # Drawing ids begins the caller's transaction if it has to be begun, so that what follows is a savepoint in
+            # it; in autocommit, what follows is a transaction.
+            draw = self._draw(connection, len(chunk))
+            with _transaction(connection):
+                while chunk:
+                    with _explained(), _cursor(connection).copy(produce.COPY) as copy:
+                        copy.write(copied.data(chunk, draw))
+                    chunk = next(chunks, None)
+                    if chunk:
+                        draw = self._draw(connection, len(chunk))
+                if copied.tell_parameters:
+                    with _explained():
+                        _cursor(connection).execute(produce.TELL, copied.tell_parameters)
+        return copied.ids
+
+    def cancel(self, ids: Iterable[int], conn: Connection | None = None) -> dict[int, CancelVerdict]:
+        """Cancel jobs; for each id what came of it."""
+        with self._connection(conn) as connection, _explained():
+            rows = _cursor(connection).execute(produce.CANCEL, produce.cancel_parameters(ids)).fetchall()
+        return produce.verdicts(rows)
+
+    def status(self, job_id: int, conn: Connection | None = None) -> State | None:
+        """Where a job stands; None if there is no such job."""
+        with self._connection(conn) as connection, _explained():
+            return produce.state(_cursor(connection).execute(produce.STATUS, {"id": job_id}).fetchone())
+
+    @staticmethod
+    def _draw(connection: Connection, count: int) -> Draw:
+        with _explained():
+            return Draw(_cursor(connection).execute(produce.DRAW_IDS, {"count": count}).fetchall())
+
+    def _connection(self, conn: object) -> AbstractContextManager[Connection]:
+        if conn is None:
+            return self._own_connection()
+        if isinstance(conn, psycopg.Connection):
+            return nullcontext(conn)
+        raise _wrong_connection(conn, psycopg.Connection)
+
+    @contextmanager
+    def _own_connection(self) -> Iterator[Connection]:
+        with _explained():
+            pool, connection = self._pools.take()
+        try:
+            with connection:  # commits where the caller's pool has connections without autocommit; closes nothing
+                yield connection
+        except DatabaseError as error:
+            if _is_useless_now(error):
+                connection.close()
+            raise
+        finally:
+            pool.putconn(connection)
+
+
+class AsyncClient:
+    """Enqueues and cancels jobs from asyncio, on one event loop.
+
+    Takes a dsn, or a psycopg_pool.AsyncConnectionPool of the caller's, who opens and closes it; by default the database
+    that the environment names. Connects at the first use; use it in an `async with`, or await `close()` at the end.
+    """
+
+    def __init__(self, database: str | psycopg_pool.AsyncConnectionPool[Any] | None = None) -> None:
+        self._pools = AsyncPools(database)
+        self._told = _Throttle()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the client's own connections. It may still be used, and then opens new ones."""
+        await self._pools.close()
+
+    async def enqueue(self, job: Job, conn: AsyncConnection | None = None) -> AsyncJobHandle:
+        """Insert a job. Raises DatabaseError."""
+        is_told = conn is not None or self._told.is_time(job)
+        parameters = produce.enqueue_parameters(job, is_told=is_told)
+        async with self._connection(conn) as connection:
+            with _explained():
+                row = await (await _async_cursor(connection).execute(produce.ENQUEUE, parameters)).fetchone()
+        if conn is None and is_told:
+            self._told.note(job)
+        return AsyncJobHandle(produce.job_id(row), self)
+
+    async def enqueue_many(self, jobs: Iterable[Job], conn: AsyncConnection | None = None) -> IdRanges:
+        """Insert all jobs of an iterable, in constant memory, by COPY: all of them, or none if anything fails.
+
+        Returns their ids, in the order of the jobs. The event loop gets its turn between portions of 10,000.
+        """
+        copied = Copied()
+        chunks = produce.chunks(jobs)
+        chunk = next(chunks, None)
+        if not chunk:
+            return copied.ids
+        async with self._connection(conn) as connection:
+            draw = await self._draw(connection, len(chunk))  # first, as in Client
+            async with _async_transaction(connection):
+                while chunk:
+                    with _explained():
+                        async with _async_cursor(connection).copy(produce.COPY) as copy:
+                            await copy.write(copied.data(chunk, draw))
+                    chunk = next(chunks, None)
+                    if chunk:
+                        draw = await self._draw(connection, len(chunk))
+                if copied.tell_parameters:
+                    with _explained():
+                        await _async_cursor(connection).execute(produce.TELL, copied.tell_parameters)
+        return copied.ids
+
+    async def cancel(self, ids: Iterable[int], conn: AsyncConnection | None = None) -> dict[int, CancelVerdict]:
+        """Cancel jobs; for each id what came of it."""
+        async with self._connection(conn) as connection:
+            with _explained():
+                cursor = await _async_cursor(connection).execute(produce.CANCEL, produce.cancel_parameters(ids))
+                return produce.verdicts(await cursor.fetchall())
+
+    async def status(self, job_id: int, conn: AsyncConnection | None = None) -> State | None:
+        """Where a job stands; None if there is no such job."""
+        async with self._connection(conn) as connection:
+            with _explained():
+                cursor = await _async_cursor(connection).execute(produce.STATUS, {"id": job_id})
+                return produce.state(await cursor.fetchone())
+
+    @staticmethod
+    async def _draw(connection: AsyncConnection, count: int) -> Draw:
+        with _explained():
+            return Draw(await (await _async_cursor(connection).execute(produce.DRAW_IDS, {"count": count})).fetchall())
+
+    def _connection(self, conn: object) -> AbstractAsyncContextManager[AsyncConnection]:
+        if conn is None:
+            return self._own_connection()
+        if isinstance(conn, psycopg.AsyncConnection):
+            return nullcontext(conn)
+        raise _wrong_connection(conn, psycopg.AsyncConnection)
+
+    @asynccontextmanager
+    async def _own_connection(self) -> AsyncIterator[AsyncConnection]:
+        with _explained():
+            pool, connection = await self._pools.take()
+        try:
+            async with connection:
+                yield connection
+        except DatabaseError as error:
+            if _is_useless_now(error):
+                await connection.close()
+            raise
+        finally:
+            # The connection goes back also when the caller's task is being cancelled.
+            await asyncio.shield(pool.putconn(connection))
+
+
+class _Throttle:
+    """When each queue was last notified: a notification in every transaction would cost busy producers dearly."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def is_time(self, job: Job) -> bool:
+        last = self._last.get(produce.row_of(job).queue)
+        return last is None or time.monotonic() - last >= produce.TELL_EVERY
+
+    def note(self, job: Job) -> None:
+        row = job.row
+        if row.scheduled_at is None and row.delay == 0:
+            self._last[row.queue] = time.monotonic()
+
+
+def _cursor(connection: Connection) -> psycopg.Cursor[TupleRow]:
+    """A cursor of our own kind, whatever cursors and rows the caller's connection makes by default."""
+    return psycopg.Cursor(connection, row_factory=tuple_row)
+
+
+def _async_cursor(connection: AsyncConnection) -> psycopg.AsyncCursor[TupleRow]:
+    return psycopg.AsyncCursor(connection, row_factory=tuple_row)
+
+
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
+    """A transaction, or within one a savepoint. Errors of its ends are explained; those of the caller's jobs are not."""
+    within: BaseException | None = None
+    try:
+        with connection.transaction():
+            try:
+                yield
+            except BaseException as error:
+                within = error
+                raise
+    except psycopg.Error as error:
+        if error is within:
+            raise
+        raise produce.explain(error) from error
+
+
+@asynccontextmanager
+async def _async_transaction(connection: AsyncConnection) -> AsyncIterator[None]:
+    within: BaseException | None = None
+    try:
+        async with connection.transaction():
+            try:
+                yield
+            except BaseException as error:
+                within = error
+                raise
+    except psycopg.Error as error:
+        if error is within:
+            raise
+        raise produce.explain(error) from error
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        raise produce.explain(error) from error
+
+
+def _is_useless_now(error: DatabaseError) -> bool:
+    """Whether the connection looks healthy but leads to a server that has become a standby."""
+    return isinstance(error.__cause__, pg.ReadOnlySqlTransaction)
+
+
+def _wrong_connection(conn: object, wanted: type) -> TypeError:
+    name = f"{type(conn).__module__}.{type(conn).__qualname__}"
+    if isinstance(conn, psycopg.AsyncConnection):
+        return TypeError(f"conn= is a {name}: with connections for asyncio use tasuki_mp.AsyncClient")
+    if isinstance(conn, psycopg.Connection):
+        return TypeError(f"conn= is a {name}: AsyncClient needs a psycopg.AsyncConnection; without asyncio use Client")
+    return TypeError(
+        f"conn= must be a psycopg.{wanted.__name__}, not {name}; of SQLAlchemy and Django connections pass the driver's own, "
+        "for example session.connection().connection.driver_connection, or django.db.connection.connection"
+    )
