@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 
-import tasuki_mp
 from tasuki_mp.child.describe import TRACEBACK_LIMIT, clip, storable
 from tasuki_mp.errors import AppImportError
 from tasuki_mp.handlers import Registry, load_app
@@ -20,7 +19,7 @@ from tasuki_mp.handlers import Registry, load_app
 SPEC_VARIABLE: Final = "TASUKI_MP_APPLICATION"
 """Carries an `AppSpec` to the forkserver, which starts before anything could be sent to it; removed there at once."""
 
-_OWN_FOLDER: Final = os.path.dirname(tasuki_mp.__file__) + os.sep
+_OWN_FOLDER: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 THREAD_VARIABLES: Final = (
     "OMP_NUM_THREADS",
@@ -86,7 +85,7 @@ def _import_report(error: BaseException) -> str:
 
 
 def _is_machinery(filename: str) -> bool:
-    return filename.startswith("<frozen ") or filename == importlib.__file__ or filename.startswith(_OWN_FOLDER)
+    return filename.startswith(("<frozen ", _OWN_FOLDER)) or filename == importlib.__file__
 
 
 def preload(spec: AppSpec) -> None:
