@@ -156,9 +156,11 @@ class Slot:
         return child, hello
 
     async def _discard(self, child: Child) -> None:
-        """Close what belonged to a child that never said hello; its executor, too, once its process has ended."""
-        await self._in_process_thread(child.executor.shutdown, False)
+        """Close what belonged to a child that is of no use; without its sockets it ends by itself."""
+        said_hello = child.pid != 0
         child.close()
+        # One that never said hello may hang in its import for ever: it is left to end with us.
+        await self._in_process_thread(child.executor.shutdown, said_hello)
 
     # ── frames ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
