@@ -87,12 +87,12 @@ class Heartbeat:
         while not self._is_stopping:
             self._wake.wait(max(0.0, min(LOOK_EVERY, due - clock.now())))
             self._wake.clear()
+            is_wanted, self._is_wanted = self._is_wanted, False
             now = clock.now()
-            is_due = now >= due or self._is_wanted
+            is_due = now >= due or is_wanted
             beats = self._book.beats(at=now) if is_due else self._book.young_beats(at=now)
             if not is_due and not beats:
                 continue
-            self._is_wanted = False
             if self._beat(beats):
                 if is_due:
                     due = clock.now() + self._lease_for / 3 * (0.9 + 0.2 * random.random())

@@ -31,6 +31,8 @@ Key = tuple[int, int]
 FLUSH_EVERY: Final = 0.025
 """Seconds between flushes under load: finishing five times as often cost jobs of a millisecond a third of the machine."""
 BATCH: Final = 1024
+POISONOUS: Final = {"21", "22", "23", "54"}
+"""Classes of SQLSTATE that speak of the data in a statement, not of the server's state: the same will fail again."""
 TRIM_EVERY: Final = 25
 """Lease numbers of one job between two looks at how long its history has become."""
 
@@ -120,9 +122,12 @@ class Outbox:
             batch = sorted(list(self._entries.values())[:BATCH], key=lambda entry: entry.lease.id)
             try:
                 await self._flush(batch)
-            except UnavailableError as error:
+            except (UnavailableError, psycopg.Error) as error:
                 logs.event(
-                    logging.WARNING, "finish failed, will send again", waiting=len(self._entries), error=str(error)
+                    logging.WARNING,
+                    "finish failed, will send again",
+                    waiting=len(self._entries),
+                    error=str(error).strip().partition("\n")[0],
                 )
                 await self._link.pause()
             flushed_at = clock.now()
@@ -147,10 +152,12 @@ class Outbox:
         for done in verdicts:
             id, lease_no, verdict, kind = done.id, done.lease_no, done.verdict, done.kind
             self._metrics.finish_verdict(verdict)
+            entry = self._entries.pop((id, lease_no), None)
             if verdict == "again":
                 is_any_busy = True
+                if entry is not None:  # to the end of the line: rows that stay locked must not keep others waiting
+                    self._entries[id, lease_no] = entry
                 continue
-            self._entries.pop((id, lease_no), None)
             self._events.lease_over((id, lease_no))
             if verdict == "stale":
                 logs.event(logging.WARNING, "outcome came too late, dropped", job=id, lease_no=lease_no)
@@ -166,13 +173,15 @@ class Outbox:
         if code == "23514" and not error.diag.constraint_name:
             logs.event(logging.INFO, "a partition was missing, creating it")
             await self._link.call(upkeep.ensure_partitions)
-        elif code[:2] not in {"21", "22", "23"}:
+        elif code[:2] not in POISONOUS and not isinstance(error, psycopg.DataError):
             # A deadlock, a full disk, a lock held too long: nothing is wrong with the entries.
             raise UnavailableError(f"{error} (SQLSTATE {code})".replace("\n", " ")) from error
         elif len(batch) > 1:
             middle = len(batch) // 2
-            await self._flush(batch[:middle])
-            await self._flush(batch[middle:])
+            try:
+                await self._flush(batch[:middle])
+            finally:  # one that nothing can mend must not keep the others back
+                await self._flush(batch[middle:])
         else:
             await self._flush([self._unstorable(batch[0], error)])
 
