@@ -111,7 +111,8 @@ create index job_archive_id on tasuki.job_archive (id);
 create table tasuki.attempt (
   job_id bigint not null,
   lease_no bigint not null,
-  owner uuid not null,
+  -- Here as in the archive: whose finish wrote the row; null if the lease was ended by somebody else.
+  owner uuid,
   attempt integer not null,
   kind text not null,
   error jsonb,

@@ -38,8 +38,8 @@ again as (
   where j.id = any(array(select job_id from locked where cancel_requested_at is null))
 ),
 recorded as (
-  insert into tasuki.attempt (job_id, lease_no, owner, attempt, kind, ended_at)
-  select job_id, lease_no, owner, attempt, 'release', ended_at
+  insert into tasuki.attempt (job_id, lease_no, attempt, kind, ended_at)
+  select job_id, lease_no, attempt, 'release', ended_at
   from locked
   where cancel_requested_at is null
 ),

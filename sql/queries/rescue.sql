@@ -70,9 +70,9 @@ again as (
   where j.id = any(array(select job_id from locked where kind = 'pending'))
 ),
 recorded as (
-  insert into tasuki.attempt (job_id, lease_no, owner, attempt, kind, error, usage, started_at, ended_at)
+  insert into tasuki.attempt (job_id, lease_no, attempt, kind, error, usage, started_at, ended_at)
   select
-    job_id, lease_no, owner, attempt, 'rescue', jsonb_build_object('kind', 'lost', 'type', 'Lost', 'message', message),
+    job_id, lease_no, attempt, 'rescue', jsonb_build_object('kind', 'lost', 'type', 'Lost', 'message', message),
     usage, started_at, ended_at
   from locked
   where kind = 'pending'

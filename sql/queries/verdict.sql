@@ -1,6 +1,7 @@
 -- What became of the attempts that finish.sql did not write. It must be a statement of its own, with a fresh snapshot:
--- "again" if the lease is still ours (somebody had the row locked), "duplicate" if an earlier finish of ours is on
--- record, else "stale". `age` bounds how far back the archive is read, so that not every day's partition is opened.
+-- "again" if the lease is still ours (somebody had the row locked), "duplicate" if an earlier finish of ours is on record
+-- (rows that a rescue, or a release of lost leases, wrote name no owner), else "stale". `age` bounds how far back the
+-- archive is read, so that not every day's partition is opened.
 -- Locks: nothing. Indexes: primary key, attempt_job, job_archive_id.
 select
   m.id,
@@ -18,7 +19,7 @@ left join lateral (
   select a.kind
   from tasuki.attempt as a
   where
-    a.job_id = m.id and a.lease_no = m.lease_no and a.owner = %(owner)s and a.kind <> 'rescue'
+    a.job_id = m.id and a.lease_no = m.lease_no and a.owner = %(owner)s
     and a.ended_at >= now() - %(age)s * interval '1 second'
   union all
   select f.status
