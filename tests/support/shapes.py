@@ -37,7 +37,7 @@ def daemon() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _stay(ready)
 
-    _start(child)
+    os.waitpid(_start(child), 0)
 
 
 def group() -> None:
@@ -79,9 +79,9 @@ def runner() -> None:
 SHAPES = {shape.__name__: shape for shape in (plain, deaf, daemon, group, chain, runner)}
 
 
-def _start(child: Callable[[Callable[[], None]], NoReturn]) -> None:
+def _start(child: Callable[[Callable[[], None]], NoReturn]) -> int:
     read_end, write_end = os.pipe()
-    if os.fork() == 0:
+    if (pid := os.fork()) == 0:
         try:
             os.close(read_end)
             child(lambda: os.close(write_end) if os.write(write_end, b"!") else None)
@@ -91,6 +91,7 @@ def _start(child: Callable[[Callable[[], None]], NoReturn]) -> None:
     if os.read(read_end, 1) != b"!":
         raise RuntimeError(f"{child} did not come about")
     os.close(read_end)
+    return pid
 
 
 def _stay(ready: Callable[[], None]) -> NoReturn:
