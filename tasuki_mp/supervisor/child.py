@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 from collections import OrderedDict
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.thread import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from tasuki_mp.child.application import SPEC_VARIABLE, AppSpec
 from tasuki_mp.job import Lease
 
 Key = tuple[int, int]
+_NO_LEAK_REPORT: Final = "ignore:resource_tracker:UserWarning"
 UNKNOWN_EXIT: Final = 255
 """What multiprocessing says when it could not learn how a child ended."""
 
@@ -50,6 +52,10 @@ class Nursery:
     def __init__(self, spec: AppSpec, *, nofile: int) -> None:
         self.spec = spec
         self._nofile = nofile
+        if _NO_LEAK_REPORT not in sys.warnoptions:
+            # Handed on to the resource tracker. It cleans up after a supervisor that had to leave at once, and would
+            # tell the terminal about it as if something were wrong.
+            sys.warnoptions.append(_NO_LEAK_REPORT)
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tasuki_mp.child.preload"])
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="processes")
@@ -90,7 +96,8 @@ class Nursery:
         """Wait for the executor of a dead or returning child to end and say how the process did. In the process thread."""
         child.executor.shutdown(wait=True, cancel_futures=True)
         code = child.process.exitcode if child.process is not None else None
-        if code is None or code == UNKNOWN_EXIT:
+        if code is None or code == _NO_LEAK_REPORT: Final = "ignore:resource_tracker:UserWarning"
+UNKNOWN_EXIT:
             return Death()
         if code < 0:
             return Death(signal=signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}")

@@ -13,17 +13,16 @@ import os
 import select
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final, Protocol, TypeVar, assert_never
+from typing import Any, Final, Protocol, assert_never
 
 from tasuki_mp import logs, wire
 from tasuki_mp.job import Lease
 from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
 from tasuki_mp.supervisor import clock, tree
-from tasuki_mp.supervisor.child import Child, Death, Key, Nursery
+from tasuki_mp.supervisor.birth import Births, ImportFailedError
+from tasuki_mp.supervisor.child import Child, Death, Key
 from tasuki_mp.supervisor.echo import Echo, ShowLine
 from tasuki_mp.supervisor.hooks import Hooks
-
-T = TypeVar("T")
 
 DISMISS_FOR: Final = 5.0
 """Seconds a child has to close its resources and return before its tree is killed."""
@@ -31,10 +30,6 @@ FRAMES_AT_ONCE: Final = 128
 """Outcome frames of one child that are read before the loop may do something else."""
 FIRST_BACKOFF: Final = 0.1
 LONGEST_BACKOFF: Final = 30.0
-
-
-class ImportFailedError(Exception):
-    """A child came up and could not import the application; the text is its traceback."""
 
 
 class SlotEvents(Protocol):
@@ -62,12 +57,12 @@ class SlotEvents(Protocol):
 class Slot:
     """Keeps one child in service. `child` is the one that takes jobs now, None while there is none."""
 
-    def __init__(self, index: int, nursery: Nursery, events: SlotEvents, show: ShowLine, hooks: Hooks) -> None:
+    def __init__(self, index: int, births: Births, events: SlotEvents, show: ShowLine, hooks: Hooks) -> None:
         self.index = index
         self.child: Child | None = None
         self.reserved_for: int | None = None
         """The job that this slot's next fresh child is meant for."""
-        self._nursery = nursery
+        self._births = births
         self._events = events
         self._show = show
         self._hooks = hooks
@@ -75,7 +70,6 @@ class Slot:
         self._need_child = asyncio.Event()
         self._is_stopping = False
         self._echoes: dict[Child, Echo] = {}
-        self._hellos: dict[Child, asyncio.Future[wire.Hello]] = {}
         self._dismissed: set[Child] = set()
         self._buried: dict[Child, asyncio.Event] = {}
         self._verdicts: dict[Key, Outcome] = {}
@@ -120,7 +114,7 @@ class Slot:
             await self._need_child.wait()
             self._need_child.clear()
             try:
-                child, hello = await self._start_child()
+                child, hello = await self._births.child_for(self.index)
             except (OSError, RuntimeError, EOFError, ImportFailedError) as error:
                 failures += 1
                 self._events.start_failed(self, error, failures)
@@ -128,39 +122,19 @@ class Slot:
                 self._need_child.set()
                 continue
             failures = 0
+            self._adopt(child)
             old, self.child = self.child, child
             if old is not None:
                 self._leave(old)
             self._events.slot_ready(self, hello)
 
-    async def _start_child(self) -> tuple[Child, wire.Hello]:
-        child = await self._in_process_thread(self._nursery.start, self.index)
-        coming = self._hellos[child] = self._loop.create_future()
-        self._loop.add_reader(child.outcomes.fileno(), self._readable, child)
-        child.future.add_done_callback(lambda future: self._on_loop(self._executor_ended, child, future))
-        try:
-            hello = await coming
-            if hello.import_error:
-                raise ImportFailedError(hello.import_error)  # noqa: TRY301  ends like every other failure here
-        except BaseException:
-            self._loop.remove_reader(child.outcomes.fileno())
-            self._run(self._discard(child))
-            raise
-        finally:
-            del self._hellos[child]
-        await self._in_process_thread(self._nursery.adopt, child)
+    def _adopt(self, child: Child) -> None:
         self._buried[child] = asyncio.Event()
         self._echoes[child] = Echo(child.output, self._show)
+        child.future.add_done_callback(lambda future: self._on_loop(self._executor_ended, child, future))
+        self._loop.add_reader(child.outcomes.fileno(), self._readable, child)
         self._loop.add_reader(child.pidfd, self._died, child)
         self._hooks.reach("child_hello")
-        return child, hello
-
-    async def _discard(self, child: Child) -> None:
-        """Close what belonged to a child that is of no use; without its sockets it ends by itself."""
-        said_hello = child.pid != 0
-        child.close()
-        # One that never said hello may hang in its import for ever: it is left to end with us.
-        await self._in_process_thread(child.executor.shutdown, said_hello)
 
     # ── frames ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -179,10 +153,9 @@ class Slot:
                 self._silent(child, f"broke the protocol: {error}")
                 return
             match frame:
-                case wire.Hello():
-                    child.hello(frame, fds)
-                    if (coming := self._hellos.get(child)) is not None and not coming.done():
-                        coming.set_result(frame)
+                case wire.Hello():  # it has said so already; what comes with it is closed with the child
+                    for fd in fds:
+                        os.close(fd)
                 case wire.Finished():
                     self._finished(child, frame)
                 case wire.Retiring():
@@ -208,10 +181,7 @@ class Slot:
 
     def _silent(self, child: Child, reason: str) -> None:
         """Nothing more will come from this child: it is dying, or must."""
-        if (coming := self._hellos.get(child)) is not None:
-            if not coming.done():
-                coming.set_exception(RuntimeError(f"the child {reason} before its hello"))
-        elif child in self._echoes and child not in self._dismissed and not child.is_dead:
+        if child in self._echoes and child not in self._dismissed and not child.is_dead:
             self._run(self._kill(child, reason))
 
     def peek(self) -> None:
@@ -238,7 +208,7 @@ class Slot:
         """The end of a child that has no job: it returns by itself, or is killed with all that is below it."""
         self._dismissed.add(child)
         if not is_littered:
-            await self._in_process_thread(child.executor.shutdown, False)
+            await self._births.in_process_thread(child.executor.shutdown, False)
             await self._see_off(child, DISMISS_FOR)
         else:
             await self._kill(child, "its jobs left processes behind")
@@ -274,10 +244,7 @@ class Slot:
 
     def _executor_ended(self, child: Child, future: Future[None]) -> None:
         error = None if future.cancelled() else future.exception()
-        if (coming := self._hellos.get(child)) is not None:
-            if not coming.done():
-                coming.set_exception(RuntimeError(f"the child ended before its hello ({error or 'it returned'})"))
-        elif error is not None and child in self._echoes and child not in self._dismissed and not _is_dead(child.pidfd):
+        if error is not None and child in self._echoes and child not in self._dismissed and not _is_dead(child.pidfd):
             # The forkserver is gone, the child is not: its job ends over its own sockets, then another takes its place.
             logs.event(logging.WARNING, "forkserver died, child runs on", slot=self.index, pid=child.pid)
             if child is self.child:
@@ -309,7 +276,7 @@ class Slot:
         self._run(self._bury(child, died, was_expected=was_expected))
 
     async def _bury(self, child: Child, died: list[tuple[Lease, float]], *, was_expected: bool) -> None:
-        death = await self._in_process_thread(self._nursery.bury, child)
+        death = await self._births.in_process_thread(self._births.nursery.bury, child)
         echo = self._echoes.pop(child)
         report = echo.crash_report()
         echo.peek(died[0][0] if died else None)
@@ -323,9 +290,6 @@ class Slot:
         child.close()
 
     # ── plumbing ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _in_process_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await self._loop.run_in_executor(self._nursery.thread, work, *arguments)
 
     def _on_loop(self, work: Callable[..., None], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the supervisor has ended

@@ -24,7 +24,8 @@ from tasuki_mp.config import ExitCode, RunConfig
 from tasuki_mp.errors import AppImportError, DatabaseError, TasukiError
 from tasuki_mp.job import Lease
 from tasuki_mp.store import upkeep
-from tasuki_mp.supervisor import clock, identity
+from tasuki_mp.supervisor import clock, identity, tree
+from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
@@ -37,7 +38,7 @@ from tasuki_mp.supervisor.metrics import Collector, Gauges, Metrics
 from tasuki_mp.supervisor.outbox import Outbox
 from tasuki_mp.supervisor.reaper import Reaper
 from tasuki_mp.supervisor.rescue import Rescuer
-from tasuki_mp.supervisor.slot import ImportFailedError, Slot
+from tasuki_mp.supervisor.slot import Slot
 
 START_TRIES: Final = 5
 """Failures in a row to start a child, before there ever was one, after which the supervisor gives up."""
@@ -89,6 +90,7 @@ class Supervisor:
         )
         spec = AppSpec(config.app, config.app_dir or "", is_preloaded=config.preload)
         self._nursery = Nursery(spec, nofile=_raise_descriptor_limit(config.procs))
+        self._births = Births(self._nursery)
         self._slots: list[Slot] = []
         self._first_hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
@@ -119,6 +121,7 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
             await asyncio.gather(*(slot.stop() for slot in self._slots))
+            await self._births.stop()
             self._nursery.thread.shutdown(wait=False)
             self._output.stop()
         if self._error is not None:
@@ -215,7 +218,7 @@ class Supervisor:
     async def _start_first_child(self) -> wire.Hello | None:
         """The first child's hello, which says what the application is; None when we were told to stop before it came."""
         show = self._show_line
-        self._slots.extend(Slot(n, self._nursery, self._flow, show, self._hooks) for n in range(self._config.procs))
+        self._slots.extend(Slot(n, self._births, self._flow, show, self._hooks) for n in range(self._config.procs))
         self._flow.dispatcher.slots = self._slots
         hello = await self._hello_of_first()
         if hello is not None and hello.leftovers and self._nursery.spec.is_preloaded:
@@ -227,9 +230,11 @@ class Supervisor:
             self._nursery.spec = msgspec.structs.replace(self._nursery.spec, is_preloaded=False)
             await self._slots[0].stop()
             await asyncio.to_thread(_end_forkserver, hello.forkserver_pid)
-            self._slots[0] = Slot(0, self._nursery, self._flow, show, self._hooks)
+            self._slots[0] = Slot(0, self._births, self._flow, show, self._hooks)
             self._first_hello = asyncio.get_running_loop().create_future()
             hello = await self._hello_of_first()
+        if not self._nursery.spec.is_preloaded:
+            self._births.keep_spare = True
         if hello is not None:
             logs.event(logging.DEBUG, "application imported", seconds=round(hello.import_seconds, 3))
         return hello
@@ -423,6 +428,6 @@ def _raise_descriptor_limit(procs: int) -> int:
 
 
 def _end_forkserver(pid: int) -> None:
-    """Kill the forkserver, so that the next child gets a new one."""
+    """Kill the forkserver and wait for its end, so that the next child gets a new one."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        tree.kill_tree(pid)
