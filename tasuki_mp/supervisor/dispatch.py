@@ -70,7 +70,9 @@ class Dispatcher:
         if self._is_quiescing:
             return 0
         idle = sum(1 for slot in self.slots if slot.child is not None and not slot.child.inflight)
-        serving = sum(1 for slot in self.slots if slot.child is not None)
+        now = clock.now()
+        # A slot whose job has been running for long frees nothing soon: what is leased for it would only be given back.
+        serving = sum(1 for slot in self.slots if slot.child is not None and not _is_long_at_it(slot.child, now))
         waiting = len(self._ready) + sum(
             max(0, len(slot.child.inflight) - 1) for slot in self.slots if slot.child is not None
         )
@@ -89,6 +91,10 @@ class Dispatcher:
 
     def add(self, leases: list[Lease]) -> None:
         """Freshly leased jobs."""
+        if self._is_quiescing:
+            for lease in leases:
+                self._settle(lease, NotStarted())
+            return
         now = clock.now()
         for lease in leases:
             self._estimates.add_payload(len(lease.payload))
@@ -97,6 +103,10 @@ class Dispatcher:
 
     def put_back(self, leases: list[Lease]) -> None:
         """Jobs that a child did not start: first in the line again."""
+        self._line_up_first(leases)
+        self.pump()
+
+    def _line_up_first(self, leases: list[Lease]) -> None:
         now = clock.now()
         leases = [lease for lease in leases if self._book.unassign(lease.key)]
         if self._is_quiescing:
@@ -104,7 +114,6 @@ class Dispatcher:
                 self._settle(lease, NotStarted())
             return
         self._ready.extendleft((lease, now) for lease in reversed(leases))
-        self.pump()
 
     def pump(self) -> None:
         """Give waiting jobs to slots that can take one."""
@@ -213,16 +222,17 @@ class Dispatcher:
 
         None when it is not waiting: it runs, or has ended.
         """
-        for slot in self.slots:
-            for child in slot.children:
-                if key in child.inflight:
-                    self.put_back(child.take_back())
-        for index, (lease, _) in enumerate(self._ready):
-            if lease.key == key:
-                del self._ready[index]
-                self._unreserve(lease.id)
-                return lease
-        return None
+        place = self.child_running(key)
+        if place is not None:
+            # Not put_back, which would give the job to the next idle slot at once.
+            self._line_up_first(place[1].take_back())
+        found = next((entry for entry in self._ready if entry[0].key == key), None)
+        if found is not None:
+            self._ready.remove(found)
+            self._unreserve(found[0].id)
+        if place is not None:
+            self.pump()
+        return None if found is None else found[0]
 
     def child_running(self, key: Key) -> tuple[Slot, Child] | None:
         """Where this lease's job is, if a child has it."""
@@ -245,6 +255,11 @@ class Dispatcher:
         for slot in self.slots:
             if slot.reserved_for == id:
                 slot.reserved_for = None
+
+
+def _is_long_at_it(child: Child, now: float) -> bool:
+    running = child.running()
+    return running is not None and now - running[1] > READY_SECONDS
 
 
 def _is_idle(slot: Slot) -> bool:

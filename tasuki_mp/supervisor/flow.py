@@ -79,6 +79,8 @@ class Flow:
 
     def leased_again(self, older: list[Lease]) -> None:
         for lease in older:
+            if lease.key in self.outbox:
+                continue  # it ended with us, and only the reply that says so has been overtaken
             logs.event(logging.WARNING, "job leased again while held, older run is stopped", job=lease.id)
             self._drop(lease.key)
             if self.dispatcher.child_running(lease.key) is not None:
@@ -148,7 +150,7 @@ class Flow:
         now = clock.now()
         for slot in self.dispatcher.slots:
             for child in slot.children:
-                for key, lease in child.inflight.items():
+                for key, lease in list(child.inflight.items()):
                     if self._policy(lease).fence == "kill" and not self.book.is_trusted(
                         key, at=now, margin=TRUST_MARGIN
                     ):
@@ -158,7 +160,7 @@ class Flow:
         """Kill whatever runs; it is given back."""
         for slot in self.dispatcher.slots:
             for child in slot.children:
-                for key in child.inflight:
+                for key in list(child.inflight):
                     self._stop(key, Interrupted())
 
     async def settled(self) -> None:
