@@ -96,8 +96,7 @@ class Nursery:
         """Wait for the executor of a dead or returning child to end and say how the process did. In the process thread."""
         child.executor.shutdown(wait=True, cancel_futures=True)
         code = child.process.exitcode if child.process is not None else None
-        if code is None or code == _NO_LEAK_REPORT: Final = "ignore:resource_tracker:UserWarning"
-UNKNOWN_EXIT:
+        if code is None or code == UNKNOWN_EXIT:
             return Death()
         if code < 0:
             return Death(signal=signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}")
