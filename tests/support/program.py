@@ -87,17 +87,19 @@ class Program:
 
     def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: TracebackType | None) -> None:
         self.kill()
-        if self._leaves_behind or kind is not None:
-            for leak in leaks.tagged(self.tag):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(leak.pid, signal.SIGKILL)
-        leaks.assert_none(self.tag)
-        os.close(self.pidfd)
-        self._reader.join(TIMEOUT)
-        assert self._process.stdin and self._process.stdout
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.stdout.close()
+        try:
+            if self._leaves_behind or kind is not None:
+                for leak in leaks.tagged(self.tag):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(leak.pid, signal.SIGKILL)
+            leaks.assert_none(self.tag)
+        finally:
+            os.close(self.pidfd)
+            self._reader.join(TIMEOUT)
+            assert self._process.stdin and self._process.stdout
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+            self._process.stdout.close()
 
     def _read(self) -> None:
         assert self._process.stdout
