@@ -1,4 +1,5 @@
--- Say that this supervisor is alive and what it works on; again when that changes. Index: primary key.
+-- Make this supervisor known, with what it works on; again when that changes, or somebody may have forgotten it. When it
+-- was last seen is the heartbeat's to say. Index: primary key.
 insert into tasuki.supervisor as s (
   owner, host, pid, pid_started, boot_id, pid_ns, version, procs, queues, handlers, lease_seconds
 )
@@ -12,5 +13,4 @@ set
   procs = excluded.procs,
   queues = excluded.queues,
   handlers = excluded.handlers,
-  lease_seconds = excluded.lease_seconds,
-  seen_at = clock_timestamp()
+  lease_seconds = excluded.lease_seconds

@@ -84,6 +84,7 @@ class Leaser:
         self._tokens = Tokens(burst=20, per_second=20)
         self._wake = asyncio.Event()
         self._is_full_wanted = True
+        self._is_reply_lost = False
         self._task: asyncio.Task[None] | None = None
         self.last_success = clock.now()
 
@@ -133,7 +134,7 @@ class Leaser:
             except UnavailableError as error:
                 logs.event(logging.WARNING, "lease failed", error=str(error))
                 await self._link.pause()
-                self._is_full_wanted = True
+                self._is_full_wanted = self._is_reply_lost = True
                 continue
             except psycopg.Error as error:
                 # A lock held too long, a full disk, a deadlock: nothing was leased, and another try may do.
@@ -146,6 +147,11 @@ class Leaser:
 
     async def _lease_once(self) -> float:
         """One scan, if there is room; returns the seconds to wait for the next unless something wakes us."""
+        if self._is_reply_lost:
+            # What it leased may be committed by now. If that happens only later, the rescuer's rounds find it.
+            if returned := await self.release_unknown():
+                logs.event(logging.INFO, "unknown leases given back", jobs=returned)
+            self._is_reply_lost = False
         wanted = self._events.wants()
         if wanted <= 0:
             return self._poll

@@ -79,6 +79,8 @@ class Rescuer:
 
     async def look_around(self) -> None:
         """One round: rescue, give back what we never heard of, hold and let go, partitions."""
+        # Again, since somebody else forgets us if we stand still for longer than our lease.
+        await self._link.call(upkeep.register, self._me)
         others = await self._link.call(upkeep.other_supervisors, own=self._me.owner)
         gone = [other for other in others if is_provably_gone(other)]
         await self._rescue(gone, is_gone=True)
