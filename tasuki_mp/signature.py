@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from inspect import Parameter
 from pathlib import PurePath
-from types import SimpleNamespace
+from types import SimpleNamespace, UnionType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -111,17 +111,29 @@ def made_by(function: Callable[..., Any]) -> Any:
 
 def agree(wanted: Any, made: Any) -> bool:
     """Whether what a resource makes may stand where an annotation wants something, as far as one can tell."""
-    if isinstance(wanted, Unresolved) or isinstance(made, Unresolved):
+    wanted, made = _without_notes(wanted), _without_notes(made)
+    if isinstance(wanted, Unresolved) or isinstance(made, Unresolved) or wanted == made or Any in (wanted, made):
         return True
-    if wanted == made or Any in (wanted, made):
+    if typing.get_origin(wanted) in _UNIONS:
+        return any(agree(each, made) for each in typing.get_args(wanted))
+    if typing.get_origin(made) in _UNIONS:
+        return any(agree(wanted, each) for each in typing.get_args(made))
+    base, origin = typing.get_origin(wanted) or wanted, typing.get_origin(made) or made
+    if not (isinstance(base, type) and isinstance(origin, type)):
         return True
+    if base is origin and typing.get_args(wanted) and typing.get_args(made):
+        return False
     try:
-        return issubclass(made, wanted)
-    except TypeError:  # no plain classes; a Protocol, for one, can't be judged
-        return not (isinstance(made, type) and wanted in _JSON_TYPES)
+        return issubclass(origin, base)
+    except TypeError:  # a Protocol that is not for run time
+        return True
 
 
-_JSON_TYPES: Final[tuple[Any, ...]] = (str, int, float, bool, bytes, list, dict, tuple, set)
+def _without_notes(kind: Any) -> Any:
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+
+
+_UNIONS: Final = (typing.Union, UnionType)
 
 
 class Plan:
