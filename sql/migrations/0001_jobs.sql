@@ -178,8 +178,12 @@ begin
     return 0;
   end if;
   perform pg_advisory_xact_lock(7235421, 2);
+  -- Whoever had the lock before may have made them. Tables are looked up in pg_class itself: to_regclass() answers from a
+  -- cache that an advisory lock does not refresh.
   for missing in select m.parent, m.name, m.day from tasuki.missing_partitions(days) as m loop
-    if to_regclass(format('tasuki.%I', missing.name)) is null then
+    if not exists (
+      select from pg_class as c where c.relnamespace = 'tasuki'::regnamespace and c.relname = missing.name
+    ) then
       execute format('create table tasuki.%I (like tasuki.%I including all)', missing.name, missing.parent);
     end if;
     execute format(
@@ -203,8 +207,9 @@ as $function$
   cross join generate_series(current_date - 1, current_date + missing_partitions.days, interval '1 day') as d (day)
   where not exists (
     select from pg_inherits as i
+    join pg_class as c on c.oid = i.inhrelid
     where i.inhparent = format('tasuki.%I', p.parent)::regclass
-      and i.inhrelid = to_regclass(format('tasuki.%I', p.parent || to_char(d.day, '"_"YYYYMMDD')))
+      and c.relname = p.parent || to_char(d.day, '"_"YYYYMMDD')
   )
   order by d.day, p.parent
 $function$;

@@ -66,7 +66,12 @@ again as (
     slot = null,
     lease_no = j.lease_no + 1,
     scheduled_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
-    last_error = jsonb_build_object('kind', 'lost', 'type', 'Lost', 'message', 'its supervisor was lost')
+    last_error = jsonb_build_object(
+      'kind', 'lost', 'type', 'Lost', 'message',
+      (array(select message from locked order by job_id))[
+        width_bucket(j.id, array(select job_id from locked order by job_id))
+      ]
+    )
   where j.id = any(array(select job_id from locked where kind = 'pending'))
 ),
 recorded as (
