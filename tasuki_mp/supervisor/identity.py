@@ -36,7 +36,8 @@ def is_provably_gone(other: OtherSupervisor) -> bool:
     """
     if not other.boot_id or not other.pid_ns or (other.boot_id, other.pid_ns) != (_boot_id(), _pid_namespace()):
         return False
-    return _started(other.pid) != other.pid_started
+    started = _started(other.pid)
+    return started != other.pid_started if started is not None else not _exists(other.pid)
 
 
 def _boot_id() -> str:
@@ -54,10 +55,21 @@ def _pid_namespace() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When that process started, in clock ticks since boot; None if there is none, or only its zombie."""
+    """When that process started, in clock ticks since boot; None if it can't be seen, 0 if only its zombie is left."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()
-    return None if fields[0] in {b"Z", b"X"} else int(fields[19])
+    return 0 if fields[0] in {b"Z", b"X"} else int(fields[19])
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, also where /proc shows only one's own (hidepid, ProtectProc)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

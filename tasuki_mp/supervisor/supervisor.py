@@ -21,7 +21,7 @@ import psycopg
 from tasuki_mp import logs, wire
 from tasuki_mp.child.application import AppSpec
 from tasuki_mp.config import ExitCode, RunConfig
-from tasuki_mp.errors import AppImportError, DatabaseError, TasukiError
+from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError, TasukiError
 from tasuki_mp.job import Lease
 from tasuki_mp.store import upkeep
 from tasuki_mp.supervisor import clock, identity, tree
@@ -58,6 +58,8 @@ def run(config: RunConfig, *, hooks: Hooks | None = None) -> int:
 
     Raises TasukiError for what the user must mend: the application's import, the database.
     """
+    if sys.platform != "linux":
+        raise ConfigError("running jobs needs Linux (pidfds and subreapers); enqueueing works here")
     writer = logs.set_up(level=config.log_level, log_format=config.log_format)
     try:
         import uvloop
