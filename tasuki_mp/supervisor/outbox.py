@@ -161,7 +161,9 @@ class Outbox:
             self._events.lease_over((id, lease_no))
             if verdict == "stale":
                 logs.event(logging.WARNING, "outcome came too late, dropped", job=id, lease_no=lease_no)
-            elif kind in {"retry", "snooze", "release"} and lease_no % TRIM_EVERY == 0:
+            elif verdict == "duplicate":
+                logs.event(logging.INFO, "outcome was written before, its reply was lost", job=id, lease_no=lease_no)
+            if verdict != "stale" and kind in {"retry", "snooze", "release"} and lease_no % TRIM_EVERY == 0:
                 trim.append(id)
         if trim:
             await self._link.call(upkeep.trim_attempts, trim)
