@@ -1,0 +1,114 @@
+"""Every file in sql/queries: one statement, with a header that says what it does, and Postgres accepts it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from tasuki_mp import sql, store
+
+NAMES = sql.query_names()
+COPY_IN = re.compile(rb"^copy ", re.MULTILINE)
+PLACEHOLDER = re.compile(r"%\((\w+)\)[sbt]")
+SAMPLES: dict[str, Any] = {
+    "after_ats": [None, datetime(2020, 1, 1, tzinfo=UTC)],
+    "after_ids": [0, 7],
+    "age": 100.0,
+    "at": None,
+    "batches": [datetime(2020, 1, 1, tzinfo=UTC)],
+    "boot_id": "boot",
+    "checksum": "c",
+    "crashes": "{0,1}",
+    "count": 10,
+    "days": 7,
+    "delay": 0.0,
+    "delays": "{0,1.5}",
+    "due_only": True,
+    "errors": [None, "{}"],
+    "grace": 600.0,
+    "handler": "a",
+    "handlers": ["a", "b"],
+    "host": "h",
+    "id": 1,
+    "ids": "{1,2}",
+    "is_gone": False,
+    "is_told": True,
+    "keep": 50,
+    "kinds": ["completed", "retry"],
+    "known": [1, 2],
+    "lease_for": 60.0,
+    "lease_nos": "{1,1}",
+    "lease_seconds": 60.0,
+    "limit": 10,
+    "max_attempts": 5,
+    "most": 10,
+    "mosts": [5, 5],
+    "name": "n",
+    "names": ["a", "b"],
+    "notify": True,
+    "now": None,
+    "number": 9999,
+    "options": ["{}", "{}"],
+    "outputs": ["", "o"],
+    "own": uuid4(),
+    "owner": uuid4(),
+    "owners": [uuid4()],
+    "payload": "{}",
+    "pid": 1,
+    "pid_ns": "1",
+    "pid_started": 1,
+    "pids": "{1,NULL}",
+    "priorities": [0, 2],
+    "priority": 2,
+    "procs": 2,
+    "queue": "a",
+    "queues": ["a", "b"],
+    "ran_fors": "{1.5,NULL}",
+    "results": [None, "1"],
+    "since": datetime(2020, 1, 1, tzinfo=UTC),
+    "slots": "{1,NULL}",
+    "usages": ["{}", "{}"],
+    "version": "1",
+}
+"""A value for each parameter, by name; what means different things in different files is in `SPECIAL`."""
+SPECIAL: dict[str, dict[str, Any]] = {"register_handlers": {"max_attempts": [5, 5]}}
+
+
+@pytest.fixture(scope="module")
+def database(postgres: Any, template: str) -> Iterator[psycopg.Connection[Any]]:
+    with postgres.database(template) as dsn, store.connect(dsn, name="queries") as conn:
+        yield conn
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs(database: psycopg.Connection[Any], name: str) -> None:
+    text = sql.query(name)
+    wanted = set(PLACEHOLDER.findall(text.decode()))
+    samples = SAMPLES | SPECIAL.get(name, {})
+    assert wanted <= samples.keys(), f"give SAMPLES or SPECIAL a value for {sorted(wanted - samples.keys())}"
+    if COPY_IN.search(text):
+        with database.cursor() as cursor, cursor.copy(text):
+            pass  # no rows: the statement was accepted
+    else:
+        database.execute(text, {parameter: samples[parameter] for parameter in wanted})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_one_statement_with_a_header(name: str) -> None:
+    text = sql.query(name).decode()
+    assert text.startswith("-- "), "the header says what it does, what it locks, which index it uses"
+    assert text.endswith("\n")
+    assert ";" not in re.sub(r"--.*|'[^']*'", "", text), "one statement a file, without a semicolon"
+    for comment in re.findall(r"--.*", text):
+        assert not re.search(r"%[^%(]", comment), "psycopg reads comments too: a percent sign is written twice"
+
+
+def test_a_name_without_a_file_fails_at_once() -> None:
+    with pytest.raises(FileNotFoundError):
+        sql.query("no_such_query")
