@@ -36,7 +36,7 @@ class Tasuki:
 
     Makes no connection and reads no configuration until the first enqueue. `modules` are those that hold further
     handlers; they are imported by `load()`, which the program calls. `dsn` goes before the environment's; `max_payload`
-    and `max_result` are bytes of JSON text.
+    and `max_result` are bytes of JSON text. `version` is the application's own, recorded with its handlers.
     """
 
     def __init__(
@@ -46,12 +46,14 @@ class Tasuki:
         dsn: str | None = None,
         max_payload: int = DEFAULT_MAX_TEXT,
         max_result: int = DEFAULT_MAX_TEXT,
+        version: str = "",
     ) -> None:
         if isinstance(modules, str):
             raise ConfigError(f"modules is a list of names; write modules=[{modules!r}]")
         self.modules = tuple(modules)
         self.dsn = dsn
         self.max_result = max_result
+        self.version = version
         self.registry = Registry(max_payload=max_payload)
         self._client: Client | None = None
 

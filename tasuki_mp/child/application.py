@@ -48,6 +48,7 @@ class Application(msgspec.Struct, frozen=True):
     spec: AppSpec
     registry: Registry | None
     max_result: int = 0
+    version: str = ""
     error: str = ""
     seconds: float = 0.0
     leftovers: tuple[str, ...] = ()
@@ -73,7 +74,9 @@ def import_application(spec: AppSpec) -> Application:
         return Application(spec, None, error=clip(storable(_import_report(cause)), TRACEBACK_LIMIT))
     seconds = time.monotonic() - started
     leftovers = tuple(sorted(_threads_and_sockets() - before))
-    return Application(spec, registry, max_result=app.max_result, seconds=seconds, leftovers=leftovers)
+    return Application(
+        spec, registry, max_result=app.max_result, version=app.version, seconds=seconds, leftovers=leftovers
+    )
 
 
 def _import_report(error: BaseException) -> str:

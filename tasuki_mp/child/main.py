@@ -99,6 +99,7 @@ class Child:
             pid=os.getpid(),
             forkserver_pid=os.getppid(),
             handlers=[handler.info for handler in self._handlers.values()],
+            app_version=app.version,
             import_error=error,
             import_seconds=app.seconds,
             leftovers=list(app.leftovers),

@@ -27,6 +27,7 @@ from tasuki_mp.store import upkeep
 from tasuki_mp.supervisor import clock, identity, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
+from tasuki_mp.supervisor.depths import Depths
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
 from tasuki_mp.supervisor.hooks import Hooks
@@ -216,6 +217,7 @@ class Supervisor:
             await link.close()
         if http is not None:
             await asyncio.to_thread(http.stop)
+            self._depths.close()
 
     async def _start_first_child(self) -> wire.Hello | None:
         """The first child's hello, which says what the application is; None when we were told to stop before it came."""
@@ -387,7 +389,8 @@ class Supervisor:
         if self._config.http is None:
             return None
         host, port = self._config.http
-        server = HttpServer(host, port, self._health, Collector(self._metrics, self._gauges))
+        depths = self._depths = Depths(self._config.dsn)
+        server = HttpServer(host, port, self._health, Collector(self._metrics, self._gauges, depths))
         server.start()
         logs.event(logging.INFO, "http", url=f"http://{host}:{server.port}")
         return server
