@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import select
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, Protocol, assert_never
@@ -244,7 +243,7 @@ class Slot:
 
     def _executor_ended(self, child: Child, future: Future[None]) -> None:
         error = None if future.cancelled() else future.exception()
-        if error is not None and child in self._echoes and child not in self._dismissed and not _is_dead(child.pidfd):
+        if error is not None and child in self._echoes and child not in self._dismissed and tree.is_alive(child.pidfd):
             # The forkserver is gone, the child is not: its job ends over its own sockets, then another takes its place.
             logs.event(logging.WARNING, "forkserver died, child runs on", slot=self.index, pid=child.pid)
             if child is self.child:
@@ -304,10 +303,6 @@ class Slot:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logs.event(logging.ERROR, "slot task failed", slot=self.index, error=repr(error))
-
-
-def _is_dead(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
 
 
 def _kill_if_running(child: Child, key: Key) -> bool:
