@@ -58,6 +58,18 @@ class Program:
             raise AssertionError("the program closed its output")
         return line
 
+    def further_lines(self, *, timeout: float = TIMEOUT) -> list[str]:
+        """All further lines, until it closes its output; the timeout is for each."""
+        lines: list[str] = []
+        while True:
+            try:
+                line = self._lines.get(timeout=timeout)
+            except queue.Empty:
+                raise NotInTimeError(f"the program neither spoke nor ended within {timeout:g} s") from None
+            if line is None:
+                return lines
+            lines.append(line)
+
     def words(self, *, timeout: float = TIMEOUT) -> list[str]:
         """The words of the next line."""
         return self.line(timeout=timeout).split()
