@@ -8,6 +8,7 @@ because multiprocessing's bookkeeping of children must not be entered by two thr
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -32,6 +33,8 @@ Key = tuple[int, int]
 _NO_LEAK_REPORT: Final = "ignore:resource_tracker:UserWarning"
 UNKNOWN_EXIT: Final = 255
 """What multiprocessing says when it could not learn how a child ended."""
+COLLECT_EVERY: Final = 8
+"""Burials between two garbage collections: a broken executor is a cycle that holds two pipes until it is collected."""
 
 
 class Death(msgspec.Struct, frozen=True):
@@ -59,6 +62,7 @@ class Nursery:
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tasuki_mp.child.preload"])
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="processes")
+        self._buried = 0
 
     def start(self, slot: int) -> Child:
         """A new child, its hello still to come. In the process thread. Raises OSError when no process can be had."""
@@ -95,6 +99,9 @@ class Nursery:
     def bury(self, child: Child) -> Death:
         """Wait for the executor of a dead or returning child to end and say how the process did. In the process thread."""
         child.executor.shutdown(wait=True, cancel_futures=True)
+        self._buried += 1
+        if self._buried % COLLECT_EVERY == 0:
+            gc.collect()
         code = child.process.exitcode if child.process is not None else None
         if code is None or code == UNKNOWN_EXIT:
             return Death()

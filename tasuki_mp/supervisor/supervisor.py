@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -195,6 +196,9 @@ class Supervisor:
         if config.notify:
             listener.start()
         ticker = asyncio.create_task(self._tick_for_ever(), name="ticker")
+        # What was loaded by now stays: a full collection need not look at it again, which took 50 ms of the loop's time.
+        gc.collect()
+        gc.freeze()
         logs.event(
             logging.INFO,
             "started",
