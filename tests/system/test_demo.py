@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from tasuki_mp.embedded import FOLDER_VARIABLE, MAJOR
+from tasuki_mp.embedded.watch import noted_pid
+from tests.support.postgres import temporary_folder
 from tests.support.program import Program
-from tests.support.waiting import wait_for_row
+from tests.support.waiting import wait_for_row, wait_gone
 
 pytestmark = pytest.mark.usefixtures("tag")
 
@@ -76,6 +80,23 @@ def test_demo_analyses_every_file_and_lists_those_it_cannot(
         "SELECT status, count(*), max(attempt) FROM tasuki.job_archive GROUP BY status ORDER BY status"
     ).fetchall() == [("completed", GOOD, 1), ("failed", len(BAD), 1)]
     assert not any(line.startswith("job failed") or "ERROR" in line for line in lines)
+
+
+def test_without_a_dsn_it_has_a_postgres_of_its_own(folder: Path) -> None:
+    room = temporary_folder("tasuki-mp-demo-")
+    try:
+        # The environment names a database for others; the demo never touches it.
+        env = {FOLDER_VARIABLE: str(room / "pg"), "TASUKI_DSN": "postgresql://nobody@127.0.0.1:1/none"}
+        done = demo("--folder", folder, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.splitlines()[0] == f"database: embedded PostgreSQL {MAJOR} in {room / 'pg'}"
+        assert f"files: {GOOD + len(BAD)} ({len(BAD)} failed)" in done.stdout
+        assert done.stdout.splitlines()[-1].startswith("speed-up: ")
+        pid = noted_pid(room / "pg" / "data")
+        if pid is not None:
+            wait_gone(pid)
+    finally:
+        shutil.rmtree(room)
 
 
 def test_second_demo_does_not_count_the_first_ones_files(dsn: str, folder: Path) -> None:
