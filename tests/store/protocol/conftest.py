@@ -9,7 +9,15 @@ import pytest
 
 from tests.support.postgres import Postgres
 
-_TABLES = ("job", "job_archive", "attempt", "handler", "queue", "supervisor")
+_EMPTY = """
+    DELETE FROM tasuki.job;
+    DELETE FROM tasuki.job_archive;
+    DELETE FROM tasuki.attempt;
+    DELETE FROM tasuki.handler;
+    DELETE FROM tasuki.queue;
+    DELETE FROM tasuki.supervisor;
+    SELECT tasuki.ensure_partitions();
+"""
 
 
 @pytest.fixture(scope="package")
@@ -22,5 +30,4 @@ def shared_dsn(postgres: Postgres, template: str) -> Iterator[str]:
 def dsn(shared_dsn: str) -> Iterator[str]:
     yield shared_dsn
     with psycopg.connect(shared_dsn, autocommit=True) as conn:
-        conn.execute("; ".join(f"DELETE FROM tasuki.{table}" for table in _TABLES))
-        conn.execute("SELECT tasuki.ensure_partitions()")
+        conn.execute(_EMPTY)
