@@ -58,6 +58,16 @@ class EmbeddedServer:
             os.close(self._users_fd)
             self._users_fd = None
 
+    def wait_stopped(self, timeout: float = 10.0) -> bool:
+        """Whether the server is gone within that many seconds; for who closed the last hold and removes the folder."""
+        pidfd = watch.open_server(self.folder / "data")
+        if pidfd is None:
+            return True
+        try:
+            return watch.wait_gone(pidfd, timeout)
+        finally:
+            os.close(pidfd)
+
     def __enter__(self) -> Self:
         return self
 

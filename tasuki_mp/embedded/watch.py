@@ -30,7 +30,7 @@ def is_server_process(pid: int, data: Path) -> bool:
     """Whether this process is a PostgreSQL that works in `data`; a reused process id is not."""
     try:
         comm = Path(f"/proc/{pid}/comm").read_text()
-        return comm.startswith("postgres") and os.readlink(f"/proc/{pid}/cwd") == os.path.realpath(data)  # noqa: PTH115 -- Path resolves " (deleted)" wrongly
+        return comm.startswith("postgres") and os.readlink(f"/proc/{pid}/cwd") == os.path.realpath(data)
     except OSError:  # gone, or somebody else's and so not ours
         return False
 

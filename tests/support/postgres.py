@@ -19,7 +19,6 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tasuki_mp import embedded
 from tasuki_mp.migrate import migrate
-from tests.support.waiting import wait_gone
 
 DSN_VARIABLE = "TASUKI_TEST_DSN"
 """Names a server to run the tests on in place of the embedded one; its role must be allowed to create databases."""
@@ -90,10 +89,8 @@ def session_server() -> Iterator[Postgres]:
     folder = temporary_folder("tasuki-mp-tests-")
     try:
         with embedded.start(folder, fsync=False) as server:
-            pid = server.pid
             yield Postgres(server.dsn)
-        if pid is not None:
-            wait_gone(pid)
+        assert server.wait_stopped()
     finally:
         shutil.rmtree(folder)
 

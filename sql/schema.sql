@@ -1,0 +1,372 @@
+-- What the migrations make together, written by scripts/dump_schema.py. For reading: nothing runs this file.
+-- The partitions for single days are left out.
+
+CREATE SCHEMA tasuki;
+
+CREATE FUNCTION tasuki.cancel(id bigint) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  job record;
+  violated text;
+begin
+  select j.* into job from tasuki.job as j where j.id = cancel.id for update;
+  if not found then
+    -- This looks on a newer snapshot: whoever took the row away from under us has committed its archive row.
+    return case when exists (select from tasuki.job_archive as a where a.id = cancel.id) then 'finished' else 'unknown' end;
+  end if;
+
+  if job.status = 'running' then
+    update tasuki.job as j
+    set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp())
+    where j.id = cancel.id;
+    perform pg_notify('tasuki_cancel', job.owner::text);
+    return 'requested';
+  end if;
+
+  loop
+    begin
+      insert into tasuki.job_archive (
+        id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error,
+        created_at, scheduled_at, finished_at, lease_no, owner
+      )
+      values (
+        job.id, job.handler, job.queue, 'canceled', job.payload, job.attempt, job.max_attempts, job.crashes, job.priority,
+        '{"kind": "canceled", "type": "Canceled", "message": "canceled on request while it was pending"}',
+        job.created_at, job.scheduled_at, clock_timestamp(), job.lease_no, null
+      );
+      exit;
+    exception when check_violation then
+      -- Supervisors make the partitions of the days to come; where none has run for a week, today's may be missing.
+      get stacked diagnostics violated = constraint_name;
+      if violated <> '' or tasuki.ensure_partitions(0) = 0 then
+        raise;
+      end if;
+    end;
+  end loop;
+  delete from tasuki.job as j where j.id = cancel.id;
+  return 'canceled';
+end
+$$;
+
+CREATE FUNCTION tasuki.enqueue(handler text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT NULL::text, priority integer DEFAULT NULL::integer, max_attempts integer DEFAULT NULL::integer, scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  declared record;
+  wait_under text;
+  size integer;
+  job_id bigint;
+begin
+  if enqueue.handler is null then
+    raise exception 'a job needs the name of its handler' using errcode = 'null_value_not_allowed';
+  end if;
+  if enqueue.payload is null or jsonb_typeof(enqueue.payload) <> 'object' then
+    raise exception 'the payload of handler "%" must be a JSON object, not %', enqueue.handler,
+      coalesce(jsonb_typeof(enqueue.payload), 'null')
+      using errcode = 'invalid_parameter_value', hint = 'Its keys are the names of the handler''s arguments.';
+  end if;
+  size := octet_length(enqueue.payload::text);
+  if size > 1048576 then
+    raise exception 'the payload of handler "%" is % bytes of JSON; the limit is 1048576', enqueue.handler, size
+      using errcode = 'program_limit_exceeded', hint = 'Store the data elsewhere and send where it is.';
+  end if;
+
+  select h.queue, h.priority, h.max_attempts into declared from tasuki.handler as h where h.name = enqueue.handler;
+  if not found and enqueue.queue is null then
+    raise exception 'no handler named "%" is known to this database', enqueue.handler
+      using errcode = 'undefined_object',
+        hint = 'Handlers become known when a supervisor of their application starts. To enqueue before that, give the queue.';
+  end if;
+  wait_under := coalesce(enqueue.queue, declared.queue);
+
+  insert into tasuki.job as j (queue, handler, payload, priority, max_attempts, scheduled_at)
+  values (
+    wait_under,
+    enqueue.handler,
+    enqueue.payload,
+    coalesce(enqueue.priority, declared.priority, 2),
+    coalesce(enqueue.max_attempts, declared.max_attempts, 5),
+    coalesce(enqueue.scheduled_at, clock_timestamp())
+  )
+  returning j.id into job_id;
+
+  -- Postgres sends equal notifications of one transaction once.
+  if enqueue.scheduled_at is null or enqueue.scheduled_at <= clock_timestamp() then
+    perform pg_notify('tasuki_job', wait_under || ' 0');
+  end if;
+  return job_id;
+end
+$$;
+
+CREATE FUNCTION tasuki.ensure_partitions(days integer DEFAULT 7) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+declare
+  missing record;
+  made integer := 0;
+begin
+  if not exists (select from tasuki.missing_partitions(days)) then
+    return 0;
+  end if;
+  perform pg_advisory_xact_lock(7235421, 2);
+  -- Whoever had the lock before may have made them. Tables are looked up in pg_class itself: to_regclass() answers from a
+  -- cache that an advisory lock does not refresh.
+  for missing in select m.parent, m.name, m.day from tasuki.missing_partitions(days) as m loop
+    if not exists (
+      select from pg_class as c where c.relnamespace = 'tasuki'::regnamespace and c.relname = missing.name
+    ) then
+      execute format('create table tasuki.%I (like tasuki.%I including all)', missing.name, missing.parent);
+    end if;
+    execute format(
+      'alter table tasuki.%I attach partition tasuki.%I for values from (%L) to (%L)',
+      missing.parent, missing.name, missing.day::timestamptz, (missing.day + 1)::timestamptz
+    );
+    made := made + 1;
+  end loop;
+  return made;
+end
+$$;
+
+CREATE FUNCTION tasuki.missing_partitions(days integer) RETURNS TABLE(parent text, name text, day date)
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+  select p.parent, p.parent || to_char(d.day, '"_"YYYYMMDD'), d.day::date
+  from unnest(array['job_archive_completed', 'job_archive_failed', 'attempt']) as p (parent)
+  cross join generate_series(current_date - 1, current_date + missing_partitions.days, interval '1 day') as d (day)
+  where not exists (
+    select from pg_inherits as i
+    join pg_class as c on c.oid = i.inhrelid
+    where i.inhparent = format('tasuki.%I', p.parent)::regclass
+      and c.relname = p.parent || to_char(d.day, '"_"YYYYMMDD')
+  )
+  order by d.day, p.parent
+$$;
+
+CREATE TABLE tasuki.attempt (
+    job_id bigint NOT NULL,
+    lease_no bigint NOT NULL,
+    owner uuid,
+    attempt integer NOT NULL,
+    kind text NOT NULL,
+    error jsonb,
+    usage jsonb,
+    output text,
+    started_at timestamp with time zone,
+    ended_at timestamp with time zone NOT NULL,
+    CONSTRAINT attempt_kind CHECK ((kind = ANY (ARRAY['retry'::text, 'snooze'::text, 'release'::text, 'rescue'::text])))
+)
+PARTITION BY RANGE (ended_at);
+
+CREATE TABLE tasuki.handler (
+    name text NOT NULL,
+    queue text NOT NULL,
+    priority smallint NOT NULL,
+    max_attempts integer NOT NULL,
+    options jsonb DEFAULT '{}'::jsonb NOT NULL,
+    version text DEFAULT ''::text NOT NULL,
+    last_seen timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT handler_max_attempts CHECK ((max_attempts >= 1)),
+    CONSTRAINT handler_name CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT handler_priority CHECK (((priority >= 0) AND (priority <= 3))),
+    CONSTRAINT handler_queue CHECK ((((length(queue) >= 1) AND (length(queue) <= 57)) AND ((queue COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text)))
+);
+
+CREATE TABLE tasuki.job (
+    id bigint NOT NULL,
+    queue text DEFAULT 'default'::text NOT NULL,
+    handler text NOT NULL,
+    payload jsonb DEFAULT '{}'::jsonb NOT NULL,
+    priority smallint DEFAULT 2 NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    scheduled_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    attempt integer DEFAULT 0 NOT NULL,
+    max_attempts integer DEFAULT 5 NOT NULL,
+    crashes integer DEFAULT 0 NOT NULL,
+    lease_no bigint DEFAULT 0 NOT NULL,
+    owner uuid,
+    lease_expires_at timestamp with time zone,
+    cancel_requested_at timestamp with time zone,
+    started_at timestamp with time zone,
+    pid integer,
+    slot smallint,
+    held_by text,
+    last_error jsonb,
+    CONSTRAINT job_attempt CHECK (((attempt >= 0) AND (max_attempts >= 1) AND ((attempt < max_attempts) OR ((status = 'running'::text) AND (attempt = max_attempts))))),
+    CONSTRAINT job_crashes CHECK (((crashes >= 0) AND (crashes <= attempt))),
+    CONSTRAINT job_handler_name CHECK (((length(handler) >= 1) AND (length(handler) <= 200))),
+    CONSTRAINT job_held CHECK (((held_by IS NULL) OR ((status = 'pending'::text) AND (held_by = ANY (ARRAY['handler'::text, 'dependency'::text, 'key'::text]))))),
+    CONSTRAINT job_lease_no CHECK ((lease_no >= 0)),
+    CONSTRAINT job_owner_lease CHECK (((owner IS NULL) = (lease_expires_at IS NULL))),
+    CONSTRAINT job_owner_running CHECK (((status = 'running'::text) = (owner IS NOT NULL))),
+    CONSTRAINT job_payload_size CHECK ((pg_column_size(payload) <= 16777216)),
+    CONSTRAINT job_pending_blank CHECK (((status = 'running'::text) OR ((cancel_requested_at IS NULL) AND (started_at IS NULL) AND (pid IS NULL) AND (slot IS NULL)))),
+    CONSTRAINT job_priority CHECK (((priority >= 0) AND (priority <= 3))),
+    CONSTRAINT job_queue_name CHECK ((((length(queue) >= 1) AND (length(queue) <= 57)) AND ((queue COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text))),
+    CONSTRAINT job_status CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text]))),
+    CONSTRAINT job_times CHECK ((((scheduled_at >= '1900-01-01 00:00:00+00'::timestamp with time zone) AND (scheduled_at <= '2200-01-01 00:00:00+00'::timestamp with time zone)) AND ((created_at >= '1900-01-01 00:00:00+00'::timestamp with time zone) AND (created_at <= '2200-01-01 00:00:00+00'::timestamp with time zone)) AND isfinite(COALESCE(lease_expires_at, created_at)) AND isfinite(COALESCE(cancel_requested_at, created_at)) AND isfinite(COALESCE(started_at, created_at))))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='10000', autovacuum_vacuum_cost_delay='0', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0.1', autovacuum_analyze_threshold='10000', toast.autovacuum_vacuum_scale_factor='0', toast.autovacuum_vacuum_threshold='10000', toast.autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE tasuki.job_archive (
+    id bigint NOT NULL,
+    handler text NOT NULL,
+    queue text NOT NULL,
+    status text NOT NULL,
+    payload jsonb NOT NULL,
+    attempt integer NOT NULL,
+    max_attempts integer NOT NULL,
+    crashes integer NOT NULL,
+    priority smallint NOT NULL,
+    result jsonb,
+    error jsonb,
+    usage jsonb,
+    output text,
+    created_at timestamp with time zone NOT NULL,
+    scheduled_at timestamp with time zone NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone NOT NULL,
+    lease_no bigint NOT NULL,
+    owner uuid,
+    CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
+    CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
+)
+PARTITION BY LIST (status);
+
+CREATE TABLE tasuki.job_archive_completed (
+    id bigint CONSTRAINT job_archive_id_not_null NOT NULL,
+    handler text CONSTRAINT job_archive_handler_not_null NOT NULL,
+    queue text CONSTRAINT job_archive_queue_not_null NOT NULL,
+    status text CONSTRAINT job_archive_status_not_null NOT NULL,
+    payload jsonb CONSTRAINT job_archive_payload_not_null NOT NULL,
+    attempt integer CONSTRAINT job_archive_attempt_not_null NOT NULL,
+    max_attempts integer CONSTRAINT job_archive_max_attempts_not_null NOT NULL,
+    crashes integer CONSTRAINT job_archive_crashes_not_null NOT NULL,
+    priority smallint CONSTRAINT job_archive_priority_not_null NOT NULL,
+    result jsonb,
+    error jsonb,
+    usage jsonb,
+    output text,
+    created_at timestamp with time zone CONSTRAINT job_archive_created_at_not_null NOT NULL,
+    scheduled_at timestamp with time zone CONSTRAINT job_archive_scheduled_at_not_null NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone CONSTRAINT job_archive_finished_at_not_null NOT NULL,
+    lease_no bigint CONSTRAINT job_archive_lease_no_not_null NOT NULL,
+    owner uuid,
+    CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
+    CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
+)
+PARTITION BY RANGE (finished_at);
+
+CREATE TABLE tasuki.job_archive_failed (
+    id bigint CONSTRAINT job_archive_id_not_null NOT NULL,
+    handler text CONSTRAINT job_archive_handler_not_null NOT NULL,
+    queue text CONSTRAINT job_archive_queue_not_null NOT NULL,
+    status text CONSTRAINT job_archive_status_not_null NOT NULL,
+    payload jsonb CONSTRAINT job_archive_payload_not_null NOT NULL,
+    attempt integer CONSTRAINT job_archive_attempt_not_null NOT NULL,
+    max_attempts integer CONSTRAINT job_archive_max_attempts_not_null NOT NULL,
+    crashes integer CONSTRAINT job_archive_crashes_not_null NOT NULL,
+    priority smallint CONSTRAINT job_archive_priority_not_null NOT NULL,
+    result jsonb,
+    error jsonb,
+    usage jsonb,
+    output text,
+    created_at timestamp with time zone CONSTRAINT job_archive_created_at_not_null NOT NULL,
+    scheduled_at timestamp with time zone CONSTRAINT job_archive_scheduled_at_not_null NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone CONSTRAINT job_archive_finished_at_not_null NOT NULL,
+    lease_no bigint CONSTRAINT job_archive_lease_no_not_null NOT NULL,
+    owner uuid,
+    CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
+    CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
+)
+PARTITION BY RANGE (finished_at);
+
+ALTER TABLE tasuki.job ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME tasuki.job_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE tasuki.migration (
+    number integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE tasuki.queue (
+    name text NOT NULL,
+    paused_at timestamp with time zone,
+    CONSTRAINT queue_name CHECK ((((length(name) >= 1) AND (length(name) <= 57)) AND ((name COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text)))
+);
+
+CREATE TABLE tasuki.supervisor (
+    owner uuid NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    pid_started bigint NOT NULL,
+    boot_id text NOT NULL,
+    pid_ns text NOT NULL,
+    version text NOT NULL,
+    procs integer NOT NULL,
+    queues text[] NOT NULL,
+    handlers text[] NOT NULL,
+    lease_seconds double precision NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT supervisor_lease CHECK ((lease_seconds > (0)::double precision))
+)
+WITH (fillfactor='50');
+
+ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_completed FOR VALUES IN ('completed');
+
+ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_failed FOR VALUES IN ('failed', 'canceled');
+
+ALTER TABLE ONLY tasuki.handler
+    ADD CONSTRAINT handler_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY tasuki.job
+    ADD CONSTRAINT job_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tasuki.migration
+    ADD CONSTRAINT migration_pkey PRIMARY KEY (number);
+
+ALTER TABLE ONLY tasuki.queue
+    ADD CONSTRAINT queue_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY tasuki.supervisor
+    ADD CONSTRAINT supervisor_pkey PRIMARY KEY (owner);
+
+CREATE INDEX attempt_job ON ONLY tasuki.attempt USING btree (job_id, lease_no);
+
+CREATE INDEX job_archive_id ON ONLY tasuki.job_archive USING btree (id);
+
+CREATE INDEX job_archive_completed_id_idx ON ONLY tasuki.job_archive_completed USING btree (id);
+
+CREATE INDEX job_archive_failed_id_idx ON ONLY tasuki.job_archive_failed USING btree (id);
+
+CREATE INDEX job_held ON tasuki.job USING btree (handler) WHERE (held_by = 'handler'::text);
+
+CREATE INDEX job_lease ON tasuki.job USING btree (queue, priority, scheduled_at, id) WHERE ((status = 'pending'::text) AND (held_by IS NULL));
+
+CREATE INDEX job_owner ON tasuki.job USING btree (owner) WHERE (status = 'running'::text);
+
+ALTER INDEX tasuki.job_archive_id ATTACH PARTITION tasuki.job_archive_completed_id_idx;
+
+ALTER INDEX tasuki.job_archive_id ATTACH PARTITION tasuki.job_archive_failed_id_idx;
+
+REVOKE ALL ON FUNCTION tasuki.ensure_partitions(days integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION tasuki.missing_partitions(days integer) FROM PUBLIC;
