@@ -40,7 +40,7 @@ async def wait_until_async(
     fact: Callable[[], Awaitable[T]],
     what: str = "",
     *,
-    timeout: float = TIMEOUT,  # noqa: ASYNC109 -- the same signature as the other's
+    timeout: float = TIMEOUT,
 ) -> T:
     """`wait_until` for a coroutine function, on the running loop."""
     pauses = _pauses(timeout)
