@@ -81,9 +81,9 @@ class Job:
         seconds: float = 0,
     ) -> Job:
         """The same job, due that long after the database's now at its insertion. A bare number is seconds."""
-        given = delay if isinstance(delay, timedelta) else timedelta(seconds=delay or 0)
-        wait = (given + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)).total_seconds()
-        if not 0 <= wait <= MAX_DELAY:
+        given = delay.total_seconds() if isinstance(delay, timedelta) else delay or 0.0
+        wait = given + days * 86_400 + hours * 3_600 + minutes * 60 + seconds
+        if not 0 <= wait <= MAX_DELAY:  # NaN fails this too
             raise ValueError(f"a job can be put off by 0 seconds to a hundred years, not by {wait} seconds")
         return Job(msgspec.structs.replace(self.row, scheduled_at=None, delay=wait))
 

@@ -181,7 +181,7 @@ class Receiver:
             if tag == _HELLO and len(fds) == 2:
                 return _decode_hello(body), fds
             frame = _decode_from_child(self._content(tag, body, fds))
-        except (msgspec.MsgspecError, ValueError, OSError) as error:
+        except (FrameError, msgspec.MsgspecError, ValueError, OSError) as error:
             _close(fds)
             raise FrameError(str(error)) from error
         _close(fds)

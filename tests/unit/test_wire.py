@@ -1,0 +1,103 @@
+"""Frames between supervisor and child: over real socket pairs, small and large, whole and broken."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tasuki_mp import wire
+from tasuki_mp.outcome import Returned
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, there:
+        yield here, there
+
+
+def job(payload: str) -> wire.RunJob:
+    return wire.RunJob(7, 3, "thumbnail", "images", 1, 5, payload)
+
+
+def finished(result: str) -> wire.Finished:
+    return wire.Finished(7, 3, Returned(result), 10, 20, 5, 0)
+
+
+@pytest.mark.parametrize("size", [0, 1000, wire.INLINE_LIMIT - 64, wire.INLINE_LIMIT, wire.INLINE_LIMIT * 20])
+def test_frames_of_every_size_arrive_as_they_were(pair: Pair, size: int) -> None:
+    here, there = pair
+    wire.send(here, wire.pack(job("x" * size)))
+    assert wire.Receiver(there).to_child() == job("x" * size)
+    wire.send(there, wire.pack(finished("y" * size)))
+    assert wire.Receiver(here).from_child() == (finished("y" * size), ())
+
+
+def test_large_frames_leave_no_descriptor_open(pair: Pair) -> None:
+    here, there = pair
+    receiver = wire.Receiver(there)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        wire.send(here, wire.pack(job("x" * 300_000)))
+        receiver.to_child()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_waiting_frame_goes_to_exactly_one_of_two_receivers(pair: Pair) -> None:
+    here, there = pair
+    wire.send(here, wire.pack(job("{}")))
+    with socket.socket(fileno=os.dup(there.fileno())) as other:
+        assert wire.Receiver(other).to_child(socket.MSG_DONTWAIT) == job("{}")
+        with pytest.raises(BlockingIOError):
+            wire.Receiver(there).to_child(socket.MSG_DONTWAIT)
+
+
+def test_a_hello_brings_its_descriptors(pair: Pair) -> None:
+    here, there = pair
+    null = os.open(os.devnull, os.O_RDONLY)
+    hello = wire.Hello(pid=1, forkserver_pid=2, handlers=[wire.HandlerInfo(name="a")])
+    wire.send_hello(here, hello, pidfd=null, output=null)
+    os.close(null)
+    received, fds = wire.Receiver(there).from_child()
+    assert received == hello
+    assert len(fds) == 2
+    for fd in fds:
+        assert os.fstat(fd).st_rdev == os.stat(os.devnull).st_rdev
+        os.close(fd)
+
+
+def test_a_hello_that_is_too_large_is_refused_where_it_is_made(pair: Pair) -> None:
+    many = [wire.HandlerInfo(name=f"handler {number}") for number in range(5000)]
+    with pytest.raises(ValueError, match="handlers make a hello of"):
+        wire.send_hello(pair[0], wire.Hello(pid=1, forkserver_pid=2, handlers=many), pidfd=0, output=0)
+
+
+@pytest.mark.parametrize("packet", [b"F", b"F\xc1", b"Fnonsense", b"X123", b"L", b"H\x80", wire.pack(job("{}"))])
+def test_what_is_no_outcome_frame_is_refused(pair: Pair, packet: bytes) -> None:
+    here, there = pair
+    here.send(packet)
+    with pytest.raises(wire.FrameError):
+        wire.Receiver(there).from_child()
+
+
+def test_descriptors_that_come_with_nonsense_are_closed(pair: Pair) -> None:
+    here, there = pair
+    before = len(os.listdir("/proc/self/fd"))
+    null = os.open(os.devnull, os.O_RDONLY)
+    wire.send_fds(here, b"L", (null, null))
+    os.close(null)
+    with pytest.raises(wire.FrameError):
+        wire.Receiver(there).from_child()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_closed_other_end_is_told(pair: Pair) -> None:
+    here, there = pair
+    here.close()
+    with pytest.raises(wire.ClosedError):
+        wire.Receiver(there).to_child()
