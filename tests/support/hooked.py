@@ -165,11 +165,9 @@ class Supervised(Program):
                 self.log.append(self.line(timeout=0.1))
         return "\n".join(self.log[-60:])
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: TracebackType | None) -> None:
         try:
-            super().__exit__(kind, error, traceback)
+            super().__exit__(kind, _error, _traceback)
         finally:
             for gate in self._gates:
                 gate.close()

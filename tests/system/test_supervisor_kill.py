@@ -107,7 +107,7 @@ def test_elsewhere_the_lease_has_to_expire_first(dsn: str, conn: Conn) -> None:
             # By then it has looked around at least once, and has found nobody whose death it could prove.
             conn.execute("UPDATE tasuki.supervisor SET seen_at = seen_at - interval '1 s'")
             wait_for_row(
-                conn, "SELECT FROM tasuki.supervisor WHERE lease_seconds = 1 AND seen_at > now() - interval '1 s'"
+                conn, "SELECT 1 FROM tasuki.supervisor WHERE lease_seconds = 1 AND seen_at > now() - interval '1 s'"
             )
             assert held is not None
             unchanged = jobs.live(conn, job_id)
