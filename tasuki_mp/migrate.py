@@ -26,11 +26,14 @@ COMMAND: Final = "tasuki-mp migrate"
 PATIENCE: Final = 300.0
 """Seconds to wait for another program that migrates, or for a lock that a step needs."""
 _POLL: Final = 0.1
+_LOCK_TIMEOUT = "2s"
+"""How long one try may make others queue behind it."""
 
 _MIGRATION_TABLE: Final = sql.query("migration_table")
 _APPLIED: Final = sql.query("applied_migrations")
 _RECORD: Final = sql.query("record_migration")
 _TRY_LOCK: Final = sql.query("try_migration_lock")
+_SET_LOCK_TIMEOUT: Final = sql.query("set_lock_timeout")
 _UNLOCK: Final = sql.query("release_migration_lock")
 
 
@@ -103,7 +106,7 @@ def _only_one(conn: Connection, patience: float) -> Iterator[None]:
 
 
 def _apply_patiently(conn: Connection, migration: Migration, patience: float) -> None:
-    # A step that waits for a table's lock makes everybody queue behind it. So each try is short, and there are many.
+    # Everybody else who wants the table queues behind a step that waits for it. So each try is short, and there are many.
     deadline = monotonic() + patience
     while True:
         try:
@@ -122,7 +125,7 @@ def _apply(conn: Connection, migration: Migration) -> None:
     record = {"number": migration.number, "name": migration.name, "checksum": migration.checksum}
     if migration.has_transaction:
         with conn.transaction():
-            conn.execute("set local lock_timeout = '2s'")
+            conn.execute(_SET_LOCK_TIMEOUT, {"timeout": _LOCK_TIMEOUT})
             conn.execute(migration.text)
             conn.execute(_RECORD, record)
     else:

@@ -73,6 +73,7 @@ SAMPLES: dict[str, Any] = {
     "results": [None, "1"],
     "since": datetime(2020, 1, 1, tzinfo=UTC),
     "slots": "{1,NULL}",
+    "timeout": "2s",
     "usages": ["{}", "{}"],
     "version": "1",
 }

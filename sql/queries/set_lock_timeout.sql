@@ -1,0 +1,2 @@
+-- Bound the waits of this transaction.
+select set_config('lock_timeout', %(timeout)s, true)
