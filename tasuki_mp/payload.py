@@ -1,7 +1,7 @@
 """Values to JSON text that Postgres can store, and back: the rules for payloads and results, without handlers.
 
 What is refused: NUL characters and lone surrogates (jsonb has neither), NaN and infinities (JSON has neither), nesting
-deeper than 64, and text beyond a limit. Integers may have up to 4,300 digits. Where a type says `float`, every finite
+deeper than 64, and text beyond a limit. Integers may have up to 4,300 characters. Where a type says `float`, every finite
 float comes back exactly, except that -0.0 comes back as 0.0; where nothing says so, 1e16 comes back as an integer,
 because jsonb keeps numbers, not their spelling. Tuples, sets, datetimes and paths come back as what the type says, and
 as lists and strings where nothing says so.
