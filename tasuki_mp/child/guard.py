@@ -27,6 +27,7 @@ SHIELDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """What terminals, service managers and container runtimes send to whole groups: the supervisor's to answer, alone."""
 
 OOM_SCORE_ADJ: Final = 500
+_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _forking: Final = threading.local()
 
@@ -60,10 +61,13 @@ def shield_forkserver() -> None:
     """Let the forkserver outlive signals that go to the whole process group; without it no child can be started.
 
     Ignoring is right there, since it executes nothing. Children inherit it, which covers them until `protect` puts
-    handlers in its place.
+    handlers in its place. In return it dies with the thread that started it, even in the middle of an import that never
+    ends: by itself it would notice only after that.
     """
     for number in SHIELDED:
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def become_subreaper() -> None:
@@ -73,10 +77,14 @@ def become_subreaper() -> None:
     """
     if sys.platform != "linux":
         return
+    _prctl("PR_SET_CHILD_SUBREAPER", _PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(name: str, option: int, argument: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if libc.prctl(option, argument, 0, 0, 0) != 0:
         error = ctypes.get_errno()
-        raise OSError(error, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(error)}")
+        raise OSError(error, f"prctl({name}): {os.strerror(error)}")
 
 
 def _die_with(sentinel: int) -> None:

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from tasuki_mp import wire
 from tasuki_mp.supervisor.child import Child, Nursery
 
 T = TypeVar("T")
 Born = tuple[Child, wire.Hello]
+
+DISCARD_FOR: Final = 2.0
+"""Seconds for children that are of no use to come up and end."""
 
 
 class ImportFailedError(Exception):
@@ -48,8 +51,9 @@ class Births:
             with contextlib.suppress(asyncio.CancelledError, ImportFailedError, OSError, EOFError, RuntimeError):
                 child, _ = await spare
                 self._discard(child)
-        while self._discarding:
-            await asyncio.wait(self._discarding)
+        if self._discarding:
+            # An import that hangs lets nothing start and nothing end; the forkserver dies with us all the same.
+            await asyncio.wait(self._discarding, timeout=DISCARD_FOR)
 
     async def in_process_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """What `work` returns, run in the one thread that starts and buries children."""

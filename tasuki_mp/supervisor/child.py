@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.thread import ThreadPoolExecutor
@@ -31,6 +32,8 @@ from tasuki_mp.job import Lease
 
 Key = tuple[int, int]
 _NO_LEAK_REPORT: Final = "ignore:resource_tracker:UserWarning"
+EXECUTOR_ENDS_FOR: Final = 2.0
+"""Seconds for the executor of a dead child to end; it takes milliseconds."""
 UNKNOWN_EXIT: Final = 255
 """What multiprocessing says when it could not learn how a child ended."""
 COLLECT_EVERY: Final = 8
@@ -98,7 +101,11 @@ class Nursery:
 
     def bury(self, child: Child) -> Death:
         """Wait for the executor of a dead or returning child to end and say how the process did. In the process thread."""
-        child.executor.shutdown(wait=True, cancel_futures=True)
+        # In a thread that can be left behind: an executor whose process died while it wrote to the executor's own pipe
+        # waits for the rest of that for ever.
+        ending = threading.Thread(target=child.executor.shutdown, daemon=True)
+        ending.start()
+        ending.join(EXECUTOR_ENDS_FOR)
         self._buried += 1
         if self._buried % COLLECT_EVERY == 0:
             gc.collect()
