@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -129,6 +130,11 @@ class Supervised(Program):
     def started(self) -> Event:
         """Wait until it works."""
         return self.event("started")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send it the signal to stop; its exit code."""
+        self.signal(number)
+        return self.wait()
 
     def rest(self) -> list[Event]:
         """Every event that was not asked for, to the end of the log; the program must be about to end."""

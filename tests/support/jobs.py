@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from tests.support.holder import HANDLER, QUEUE
+from tests.support.waiting import wait_until
 
 Row = dict[str, Any]
 
@@ -46,6 +47,11 @@ def live(conn: psycopg.Connection[Any], job_id: int) -> Row | None:
 def final(conn: psycopg.Connection[Any], job_id: int) -> Row | None:
     """The job's row in the archive; fails if there are two."""
     return _one(conn, "SELECT * FROM tasuki.job_archive WHERE id = %s", job_id)
+
+
+def wait_final(conn: psycopg.Connection[Any], job_id: int) -> Row:
+    """The job's row in the archive, once it is there."""
+    return wait_until(lambda: final(conn, job_id), f"the end of job {job_id}")
 
 
 def history(conn: psycopg.Connection[Any], job_id: int) -> list[Row]:

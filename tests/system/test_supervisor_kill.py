@@ -12,19 +12,9 @@ import pytest
 from tests.support import invariants, jobs, leaks
 from tests.support.door import Door
 from tests.support.hooked import ELSEWHERE, Supervised
-from tests.support.waiting import wait_for_row, wait_gone, wait_until
+from tests.support.waiting import wait_for_row, wait_gone
 
 Conn = psycopg.Connection[Any]
-
-
-def done(conn: Conn, job_id: int) -> jobs.Row:
-    """The job's row in the archive, once it is there."""
-    return wait_until(lambda: jobs.final(conn, job_id), f"the end of job {job_id}")
-
-
-def stop(supervised: Supervised) -> int:
-    supervised.signal(signal.SIGTERM)
-    return supervised.wait()
 
 
 @pytest.mark.parametrize(
@@ -47,8 +37,8 @@ def test_killed_anywhere_its_job_is_done_by_the_next(dsn: str, conn: Conn, point
         leaks.assert_none(first.tag, timeout=1)
     with Supervised(dsn) as second:
         second.started()
-        row = done(conn, job_id)
-        assert stop(second) == 0
+        row = jobs.wait_final(conn, job_id)
+        assert second.stop() == 0
     assert (row["status"], row["result"]) == ("completed", "x")
     assert row["attempt"] == attempt
     invariants.check(conn, [job_id])
@@ -72,8 +62,8 @@ def test_killed_with_children_that_burn_in_c_nothing_is_left_and_the_next_goes_o
             for visitor in again:
                 visitor.tell("return done")
             for job_id in ids:
-                assert done(conn, job_id)["status"] == "completed"
-            assert stop(second) == 0
+                assert jobs.wait_final(conn, job_id)["status"] == "completed"
+            assert second.stop() == 0
     invariants.check(conn, ids)
 
 
@@ -85,9 +75,9 @@ def test_a_job_that_its_supervisor_dies_of_ends_when_its_attempts_are_used_up(ds
                 assert door.visitor().attempt == attempt
                 supervised.kill()
         with Supervised(dsn) as last:
-            row = done(conn, job_id)
+            row = jobs.wait_final(conn, job_id)
             last.started()
-            assert stop(last) == 0
+            assert last.stop() == 0
         assert door.is_quiet()
     assert (row["status"], row["attempt"], row["error"]["type"]) == ("failed", 2, "Lost")
     assert "all 2 attempts are used up" in row["error"]["message"]
@@ -117,7 +107,7 @@ def test_elsewhere_the_lease_has_to_expire_first(dsn: str, conn: Conn) -> None:
             visitor = door.visitor()
             assert (visitor.job, visitor.attempt) == (job_id, 2)
             visitor.tell("return done")
-            assert done(conn, job_id)["status"] == "completed"
+            assert jobs.wait_final(conn, job_id)["status"] == "completed"
             second.event("dead supervisor forgotten")
 
 
@@ -134,7 +124,7 @@ def test_jobs_outlive_their_forkserver(dsn: str, conn: Conn) -> None:
         for visitor in visitors:
             visitor.tell("return lived on")
         for job_id in ids:
-            row = done(conn, job_id)
+            row = jobs.wait_final(conn, job_id)
             assert (row["status"], row["attempt"], row["result"]) == ("completed", 1, "lived on")
         for slot in range(2):
             supervised.event("child ready", slot=slot)
@@ -144,8 +134,8 @@ def test_jobs_outlive_their_forkserver(dsn: str, conn: Conn) -> None:
         for visitor in again:
             visitor.tell("return replaced")
         for job_id in more:
-            assert done(conn, job_id)["status"] == "completed"
-        assert stop(supervised) == 0
+            assert jobs.wait_final(conn, job_id)["status"] == "completed"
+        assert supervised.stop() == 0
     invariants.check(conn, ids + more)
 
 
