@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from scripts.bench import app as handlers
 from scripts.harness import host
@@ -86,7 +87,7 @@ def bare_copy(dsn: str, count: int) -> float:
         started = time.perf_counter()
         with cursor.copy(f"copy tasuki.job ({columns}) from stdin (format binary)") as copy:
             copy.set_types(["text", "text", "jsonb", "int2", "int4"])
-            payload = psycopg.types.json.Jsonb({"loops": 1})
+            payload = Jsonb({"loops": 1})
             for _ in range(count):
                 copy.write_row((row.handler, row.queue, payload, row.priority, row.max_attempts))
         conn.commit()
