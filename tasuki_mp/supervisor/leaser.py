@@ -7,7 +7,6 @@ minute, and is what the poll does when nothing is found. Notifications are hints
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ import psycopg
 from tasuki_mp import logs
 from tasuki_mp.job import PRIORITIES, Lease
 from tasuki_mp.store import upkeep, work
-from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.link import Link, UnavailableError
@@ -94,9 +93,7 @@ class Leaser:
     async def stop(self) -> None:
         """Lease no more. A lease that is on its way is abandoned: its rows are found and given back as unknown."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await tasks.end(self._task)
             self._task = None
 
     def room(self) -> None:
@@ -142,8 +139,7 @@ class Leaser:
                 await self._link.pause()
                 continue
             if wait > 0:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), wait)
+                await tasks.wait_at_most(self._wake, wait)
 
     async def _lease_once(self) -> float:
         """One scan, if there is room; returns the seconds to wait for the next unless something wakes us."""

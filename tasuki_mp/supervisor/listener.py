@@ -7,7 +7,6 @@ know what it has missed. Behind a pooler that can't listen the poll alone does t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from typing import Final, Protocol
@@ -17,6 +16,7 @@ import psycopg
 
 from tasuki_mp import logs
 from tasuki_mp.store.connect import connect_async
+from tasuki_mp.supervisor import tasks
 
 JOB_CHANNEL: Final = "tasuki_job"
 CANCEL_CHANNEL: Final = "tasuki_cancel"
@@ -50,9 +50,7 @@ class Listener:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await tasks.end(self._task)
             self._task = None
 
     async def _listen_for_ever(self) -> None:

@@ -8,7 +8,6 @@ found by halving the batch, and that job alone fails.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import Final, Protocol
 from uuid import UUID
@@ -21,7 +20,7 @@ from tasuki_mp.job import Lease
 from tasuki_mp.outcome import ErrorInfo, ErrorKind, Settled
 from tasuki_mp.store import upkeep, work
 from tasuki_mp.store.work import FinishItem
-from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.metrics import Metrics
@@ -99,15 +98,12 @@ class Outbox:
     async def drained(self, timeout: float) -> bool:
         """Wait until everything is written; False if it took too long."""
         self._enough.set()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), timeout)
+        await tasks.wait_at_most(self._empty, timeout)
         return not self._entries
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await tasks.end(self._task)
             self._task = None
 
     async def _flush_for_ever(self) -> None:
@@ -116,8 +112,7 @@ class Outbox:
             await self._wanted.wait()
             wait = flushed_at + FLUSH_EVERY - clock.now()
             if wait > 0 and not self._enough.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._enough.wait(), wait)
+                await tasks.wait_at_most(self._enough, wait)
             self._enough.clear()
             batch = sorted(list(self._entries.values())[:BATCH], key=lambda entry: entry.lease.id)
             try:

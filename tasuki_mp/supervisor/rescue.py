@@ -8,7 +8,6 @@ have expired, and the first one back must not steal them all.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -19,7 +18,7 @@ import psycopg
 from tasuki_mp import logs
 from tasuki_mp.store import upkeep, work
 from tasuki_mp.store.upkeep import OtherSupervisor, SupervisorRow
-from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.heartbeat import Heartbeat
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.identity import is_provably_gone
@@ -64,9 +63,7 @@ class Rescuer:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await tasks.end(self._task)
             self._task = None
 
     async def _look_around_for_ever(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, assert_never
 from tasuki_mp import logs, wire
 from tasuki_mp.job import Lease
 from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
-from tasuki_mp.supervisor import clock, tree
+from tasuki_mp.supervisor import clock, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Child, Death, Key
 from tasuki_mp.supervisor.echo import Echo, ShowLine
@@ -86,9 +86,7 @@ class Slot:
         """Take no further job, let what runs end, dismiss every child and wait until each is dead. May be called twice."""
         self._is_stopping = True
         if self._keeper is not None:
-            self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+            await tasks.end(self._keeper)
         if self.child is not None:
             self._leave(self.child)
         while self._buried or self._tasks:
@@ -214,8 +212,8 @@ class Slot:
 
     async def _see_off(self, child: Child, seconds: float) -> None:
         """Wait for the child's end, and bring it about if it takes longer than that."""
-        with contextlib.suppress(TimeoutError, KeyError):
-            await asyncio.wait_for(self._buried[child].wait(), seconds)
+        if (buried := self._buried.get(child)) is not None:
+            await tasks.wait_at_most(buried, seconds)
         if child in self._buried:
             await self._kill(child, "it did not return")
 

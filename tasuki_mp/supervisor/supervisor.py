@@ -25,7 +25,7 @@ from tasuki_mp.config import ExitCode, RunConfig
 from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError, TasukiError
 from tasuki_mp.job import Lease
 from tasuki_mp.store import upkeep
-from tasuki_mp.supervisor import clock, identity, tree
+from tasuki_mp.supervisor import clock, identity, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
 from tasuki_mp.supervisor.depths import Depths
@@ -213,7 +213,7 @@ class Supervisor:
         await self._quiesce()
         await rescuer.stop()
         is_flushed = await flow.outbox.drained(FLUSH_FOR)
-        ticker.cancel()
+        await tasks.end(ticker)
         await flow.outbox.stop()
         await flow.heartbeat.stop()
         await self._say_goodbye(me, is_flushed=is_flushed)
