@@ -57,7 +57,9 @@ def test_a_leaser_that_is_woken_while_it_is_stopped(
         leaser.room()
         for _ in range(steps):
             await asyncio.sleep(0)  # so far has it come in waking up
-        await asyncio.wait_for(leaser.stop(), 2)
+        stopping = asyncio.create_task(leaser.stop())
+        await asyncio.wait([stopping], timeout=5)
+        assert stopping.done()
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(scenario())
