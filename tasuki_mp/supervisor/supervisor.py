@@ -273,8 +273,8 @@ class Supervisor:
     async def _quiesce(self) -> None:
         """First stage: lease no more, give back what has not started, let what runs end; then kill what still does."""
         flow = self._flow
+        flow.dispatcher.quiesce()  # first: the leaser may have to wait for a database that does not answer
         await self._leaser.stop()
-        flow.dispatcher.quiesce()
         slots = [asyncio.create_task(slot.stop()) for slot in self._slots]
         second = asyncio.create_task(self._second_signal.wait())
         ended = asyncio.gather(*slots)
