@@ -131,6 +131,14 @@ class Supervised(Program):
         """Wait until it works."""
         return self.event("started")
 
+    def wait(self, *, timeout: float = TIMEOUT) -> int:
+        """Its exit code, once it has ended."""
+        try:
+            return super().wait(timeout=timeout)
+        except NotInTimeError as error:
+            self.signal(signal.SIGABRT)  # with PYTHONFAULTHANDLER set, it says where its threads stand
+            raise NotInTimeError(f"{error}; the log:\n{self._tail()}") from None
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send it the signal to stop; its exit code."""
         self.signal(number)

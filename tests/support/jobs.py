@@ -51,7 +51,9 @@ def final(conn: psycopg.Connection[Any], job_id: int) -> Row | None:
 
 def wait_final(conn: psycopg.Connection[Any], job_id: int) -> Row:
     """The job's row in the archive, once it is there."""
-    return wait_until(lambda: final(conn, job_id), f"the end of job {job_id}")
+    row = wait_until(lambda: final(conn, job_id), f"the end of job {job_id}")
+    assert row is not None
+    return row
 
 
 def history(conn: psycopg.Connection[Any], job_id: int) -> list[Row]:
