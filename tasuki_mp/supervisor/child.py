@@ -141,6 +141,8 @@ class Child:
         self.inflight: OrderedDict[Key, Lease] = OrderedDict()
         self.jobs_run = 0
         self.is_dead = False
+        self.is_slow = False
+        """Whether its running job takes so much longer than expected that nothing should wait behind it."""
         self._send_jobs = send_jobs
         self._take_jobs = take_jobs
         self._page = page

@@ -26,13 +26,16 @@ Key = tuple[int, int]
 PIPE_SECONDS: Final = 0.010
 """Work that may wait in one slot's pipe, by its handlers' averages."""
 PIPE_MOST: Final = 64
+BEHIND_ONE: Final = 0.100
+"""A job that takes up to so many seconds may have one more waiting behind it, so that its child need not idle while the
+supervisor hears of its end."""
 READY_SECONDS: Final = 0.250
 """Work that may wait on this host beside what runs."""
 READY_MOST: Final = 1024
 READY_BYTES: Final = 32 * 1024 * 1024
 """Payloads that may wait on this host, by the average size."""
 TOO_SLOW: Final = 0.020
-"""Seconds after which a running job is in the way of what waits behind it, if it was expected to take less."""
+"""Seconds beyond twice the expected time after which a running job is in the way of what waits behind it."""
 STUCK: Final = 1.0
 """Seconds that a leased job waits for a slot before it is given back, so that another host can have it."""
 
@@ -117,7 +120,10 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Give waiting jobs to slots that can take one."""
-        if not self._ready or self._is_quiescing:
+        if self._is_quiescing:
+            return
+        if not self._ready:
+            self._balance()
             return
         now = clock.now()
         passed: list[tuple[Lease, float]] = []
@@ -153,6 +159,18 @@ class Dispatcher:
                 slot=slot.index,
             )
         self._ready.extendleft(reversed(passed))
+        if not self._ready:
+            self._balance()
+
+    def _balance(self) -> None:
+        """Nothing is ready and a slot is idle: it gets what waits behind another slot's job."""
+        if not any(_is_idle(slot) and slot.reserved_for is None for slot in self.slots):
+            return
+        fullest = max(self.slots, key=lambda slot: len(slot.child.inflight) if slot.child is not None else 0)
+        if fullest.child is not None and len(fullest.child.inflight) > 1:
+            taken = fullest.child.take_back()
+            if taken:
+                self.put_back(taken)
 
     def _slot_for(self, lease: Lease) -> Slot | None:
         if lease.crashes > 0:
@@ -173,14 +191,16 @@ class Dispatcher:
 
     def _may_queue(self, child: Child, estimate: float | None) -> bool:
         """Whether one more quick job may wait behind those that the child has."""
-        if estimate is None or estimate > PIPE_SECONDS / 2:
+        if estimate is None or child.is_slow:
             return False
         first = next(iter(child.inflight.values()))
         ahead = self._estimates.of(first.handler)
         if ahead is None or first.crashes > 0:
             return False
         # Nearly always one handler after the other: its average stands for all that wait.
-        return max(ahead, estimate) * (len(child.inflight) + 1) <= PIPE_SECONDS
+        each = max(ahead, estimate)
+        count = len(child.inflight)
+        return each * (count + 1) <= PIPE_SECONDS or (count == 1 and each <= BEHIND_ONE)
 
     def _fresh_slot_for(self, lease: Lease) -> Slot | None:
         """A job that has killed a process runs only in a child that has run nothing yet, and alone."""
@@ -208,8 +228,11 @@ class Dispatcher:
             if child is None or len(child.inflight) < 2:
                 continue
             running = child.running()
-            if running is not None and now - running[1] > TOO_SLOW:
-                self._estimates.add(running[0].handler, now - running[1])
+            if running is None:
+                continue
+            elapsed, expected = now - running[1], self._estimates.of(running[0].handler) or 0.0
+            if elapsed > 2 * expected + TOO_SLOW:
+                child.is_slow = True
                 self.put_back(child.take_back())
         while self._ready and now - self._ready[0][1] > STUCK and not any(_is_idle(slot) for slot in self.slots):
             lease, _ = self._ready.popleft()

@@ -102,6 +102,7 @@ class Flow:
         self._hooks.reach("after_result")
         ran_for = (frame.ended_ns - frame.started_ns) / 1e9
         self.estimates.add(lease.handler, ran_for)
+        child.is_slow = False
         since_start = clock.now() - frame.started_ns / 1e9
         self._ended(slot, child, lease, frame.outcome, since_start, ran_for, frame.cpu_ns / 1e9)
         self.dispatcher.pump()
