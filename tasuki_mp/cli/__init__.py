@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import traceback
@@ -20,10 +21,11 @@ BROKEN_PIPE = 141
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code. What a user did wrong is one line, never a traceback."""
-    code = run(sys.argv[1:] if arguments is None else list(arguments))
+    code = exit_code_of(sys.argv[1:] if arguments is None else list(arguments))
     if "concurrent.futures.process" in sys.modules:
         # At exit that library joins its threads, and after a child died in the middle of its executor's pipe one of
         # them never ends. Everything is written by now and every child is dead.
+        gc.collect()  # the semaphores of abandoned executors, which would be reported as leaked
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def run(arguments: list[str]) -> int:
+def exit_code_of(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
     if sys.platform == "win32":
         _complain("tasuki-mp runs on Linux and macOS: it isolates jobs in forked processes. On Windows, run it in WSL")
@@ -65,7 +67,7 @@ def _invoke(arguments: list[str]) -> int:
     if "_TASUKI_MP_COMPLETE" in os.environ:
         cli.main(arguments, prog_name="tasuki-mp")  # prints what the shell may complete, and exits
     try:
-        with cli.make_context("tasuki-mp", arguments) as context:
+        with cli.make_context("tasuki-mp", list(arguments)) as context:  # which empties the list
             result = cli.invoke(context)
     except click.exceptions.Exit as request:
         return request.exit_code
