@@ -1,8 +1,4 @@
-"""The application of a chaos run: jobs of every shape, each of which notes its beginning and end in a journal.
-
-The journal is one file that all children append to, so it needs no database: what it says about an execution is true
-whatever was restarted, cut off or killed meanwhile.
-"""
+"""The application of a chaos run: jobs of every shape, each of which notes its beginning and end in a journal."""
 
 from __future__ import annotations
 
@@ -11,14 +7,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
+from scripts.harness.journal import Journal
 from tasuki_mp import Backoff, Context, Retry, Snooze, Tasuki
 
-JOURNAL = "CHAOS_JOURNAL"
-"""Environment variable: the journal's path."""
-SUPERVISOR = "CHAOS_SUPERVISOR"
-"""Environment variable: what the script calls this supervisor."""
 QUICK = Backoff(factor=0.05, power=1.0, cap=0.5)
 MANY = 40
 """Attempts that no number of injected faults should use up."""
@@ -26,33 +18,9 @@ MANY = 40
 app = Tasuki()
 
 
-class Journal:
-    """Appends lines; a line is written by one call, so lines of different processes do not mix."""
-
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._who = f"{os.environ[SUPERVISOR]}\t{os.getpid()}"
-
-    @contextmanager
-    def execution(self, ctx: Context) -> Iterator[None]:
-        """Note that this attempt's handler begins, and that it ends, if it does."""
-        self._note("begin", ctx)
-        try:
-            yield
-        finally:
-            self._note("end", ctx)
-
-    def _note(self, what: str, ctx: Context) -> None:
-        line = f"{what}\t{ctx.job_id}\t{ctx.lease_no}\t{ctx.attempt}\t{self._who}\t{time.time():.6f}\n"
-        os.write(self._fd, line.encode())
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
 @app.resource
 def journal() -> Iterator[Journal]:
-    opened = Journal(os.environ[JOURNAL])
+    opened = Journal()
     yield opened
     opened.close()
 

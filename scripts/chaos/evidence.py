@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from scripts.chaos.faults import Record
 from scripts.chaos.fleet import Fleet
+from scripts.harness import journal
 from scripts.harness.runner import events
 
 _OUTCOME_EVENTS: Final = {
@@ -41,24 +42,10 @@ def load(conn: psycopg.Connection[Any], fleet: Fleet, faults: Iterable[Record]) 
         )
 
 
-def _executions(journal: Path) -> Iterator[tuple[Any, ...]]:
-    begun: dict[tuple[str, ...], list[Any]] = {}
-    done: list[list[Any]] = []
-    with journal.open(encoding="ascii") as lines:
-        for line in lines:
-            what, job, lease_no, attempt, supervisor, pid, at = line.rstrip("\n").split("\t")
-            key = (job, lease_no, supervisor, pid)
-            when = datetime.fromtimestamp(float(at), UTC)
-            if what == "begin":
-                if key in begun:  # the same process ran the same lease again: show it as what it is, two executions
-                    done.append(begun.pop(key))
-                begun[key] = [int(job), int(lease_no), int(attempt), supervisor, int(pid), when, None]
-            else:
-                execution = begun.pop(key)
-                execution[-1] = when
-                done.append(execution)
-    for execution in (*done, *begun.values()):
-        yield tuple(execution)
+def _executions(path: Path) -> Iterator[tuple[Any, ...]]:
+    for each in journal.read(path):
+        began, ended = (None if at is None else datetime.fromtimestamp(at, UTC) for at in (each.began, each.ended))
+        yield each.job, each.lease_no, each.attempt, each.supervisor, each.pid, began, ended
 
 
 def _said(fleet: Fleet) -> Iterator[tuple[Path, dict[str, Any]]]:

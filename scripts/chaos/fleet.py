@@ -10,9 +10,8 @@ from urllib.parse import quote
 
 from psycopg.conninfo import conninfo_to_dict
 
-from scripts.chaos import app
 from scripts.chaos.relay import Relay
-from scripts.harness import host
+from scripts.harness import host, journal
 from scripts.harness.runner import Runner
 from scripts.harness.server import Server
 
@@ -102,7 +101,7 @@ class Member:
             log=self._fleet.folder / f"{self.generation}.log",
             tag=self._fleet.tag,
             level=self._fleet.level,
-            env={app.JOURNAL: str(self._fleet.journal), app.SUPERVISOR: self.generation},
+            env=journal.environment(self._fleet.journal, self.generation),
         )
 
     def _ended(self, runner: Runner, now: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,12 +20,13 @@ from scripts.chaos.invariants import Verdict
 from scripts.chaos.producers import Producers
 from scripts.harness import host
 from scripts.harness.server import Server, scratch_server
+from scripts.harness.waiting import wait
 
 SETTLE_FOR: Final = 120.0
 """Seconds after the last fault within which every job must have ended."""
 STOP_FOR: Final = 60.0
 PROBES: Final = 20
-DESCRIPTORS_SLACK: Final = 6
+DESCRIPTORS_SLACK: Final = 24
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _run(plan: Plan, folder: Path, server: Server, tag: str, failures: list[str]
         begin = host.now()
         producers.start()
         try:
-            _wait(lambda: host.now() - begin >= seconds and producers.is_done, seconds * 3, director.step)
+            wait(lambda: host.now() - begin >= seconds and producers.is_done, seconds * 3, director.step)
         finally:
             producers.stop()
             director.make_good()
@@ -92,12 +92,12 @@ def _run(plan: Plan, folder: Path, server: Server, tag: str, failures: list[str]
         failures.extend(f"producer failed: {error!r}" for error in producers.errors)
         with psycopg.connect(server.dsn, autocommit=True) as conn:
             calm = host.now()
-            _wait(lambda: _live(conn) == 0, SETTLE_FOR, fleet.look)
+            wait(lambda: _live(conn) == 0, SETTLE_FOR, fleet.look)
             say(f"all jobs ended after {host.now() - calm:.1f} s more" if not _live(conn) else "jobs are left")
             failures.extend(_probe(conn))
             failures.extend(_resources(fleet, plan))
             fleet.stop()
-            if not _wait(lambda: fleet.is_stopped, STOP_FOR):
+            if not wait(lambda: fleet.is_stopped, STOP_FOR):
                 failures.append("a supervisor did not stop when told to")
             failures.extend(_exits(fleet))
             evidence.load(conn, fleet, director.records)
@@ -116,18 +116,6 @@ def _fleet(plan: Plan, folder: Path, server: Server, tag: str, options: tuple[st
         yield fleet
 
 
-def _wait(fact: Callable[[], bool], timeout: float, meanwhile: Callable[[], float | None] | None = None) -> bool:
-    """Whether the fact comes about in time; `meanwhile` is called again and again and may say how soon it must be."""
-    never = threading.Event()
-    deadline = host.now() + timeout
-    while not fact():
-        if host.now() >= deadline:
-            return False
-        again = meanwhile() if meanwhile is not None else None
-        never.wait(min(0.1, 0.1 if again is None else again))
-    return True
-
-
 def _live(conn: psycopg.Connection[Any]) -> int:
     row = conn.execute("SELECT count(*) FROM tasuki.job").fetchone()
     assert row is not None
@@ -140,7 +128,7 @@ def _probe(conn: psycopg.Connection[Any]) -> Iterator[str]:
         with conn.transaction():
             job_id = jobs.app.enqueue(jobs.noop.job(), conn).id
             conn.execute("INSERT INTO chaos.ledger (id, kind) VALUES (%s, 'noop')", (job_id,))
-        if not _wait(lambda: _live(conn) == 0, 3.0):
+        if not wait(lambda: _live(conn) == 0, 3.0):
             yield f"probe {number}: job {job_id} was not run within 3 s, though nothing else was to be done"
 
 
@@ -149,16 +137,16 @@ def _resources(fleet: Fleet, plan: Plan) -> Iterator[str]:
     fresh = fleet.members[0]
     fresh.stop(signal.SIGTERM, pause=0)
     # A slot that was just emptied by a fault is being filled again: look until it is.
-    if not _wait(lambda: all(_is_complete(each, plan) for each in fleet.members), 30.0, fleet.look):
+    if not wait(lambda: all(_is_complete(each, plan) for each in fleet.members), 30.0, fleet.look):
         yield "not every supervisor has all its children"
         return
     for what, count, slack in (("descriptors", host.descriptors, DESCRIPTORS_SLACK), ("threads", host.threads, 4)):
         most = max(count(fresh.pid or 0) for _ in range(3)) + slack
         for member in fleet.members[1:]:
-            if not _wait(lambda c=count, m=member, most=most: c(m.pid or 0) <= most, 10.0):  # type: ignore[misc]  # bound now
+            if not wait(lambda c=count, m=member, most=most: c(m.pid or 0) <= most, 10.0):  # type: ignore[misc]  # bound now
                 yield f"{member.generation} has {count(member.pid or 0)} {what}, where a fresh one has {most - slack}"
     for member in fleet.members:
-        if not _wait(lambda m=member: all(p.state != "Z" for p in host.children_of(m.pid or 0)), 10.0):  # type: ignore[misc]
+        if not wait(lambda m=member: all(p.state != "Z" for p in host.children_of(m.pid or 0)), 10.0):  # type: ignore[misc]
             yield f"{member.generation} has zombies"
 
 
