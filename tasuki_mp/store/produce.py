@@ -109,7 +109,7 @@ def enqueue_parameters(job: Job, *, is_told: bool) -> dict[str, Any]:
         "priority": row.priority,
         "max_attempts": row.max_attempts,
         "at": row.scheduled_at,
-        "delay": row.delay,
+        "delay": float(row.delay),
         "is_told": is_told,
     }
 

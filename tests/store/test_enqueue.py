@@ -22,6 +22,7 @@ from tasuki_mp import AsyncClient, Client, DatabaseError, SchemaError, State
 from tasuki_mp.store import produce
 from tests.store.producer_app import anything, app, thumbnail
 from tests.support.jobs import live
+from tests.support.listening import heard, listening
 from tests.support.postgres import Postgres, with_database
 from tests.support.waiting import wait_until
 
@@ -47,22 +48,14 @@ def producers(conn: Conn) -> set[int]:
     return {pid for (pid,) in conn.execute(PRODUCERS)}
 
 
-def told(listener: Conn) -> list[str]:
-    """What the listener has heard by now: a notification of its own marks the end."""
-    listener.execute("SELECT pg_notify('tasuki_job', 'that was all')")
-    heard = []
-    for notification in listener.notifies(timeout=10):
-        if notification.payload == "that was all":
-            return heard
-        heard.append(notification.payload)
-    raise AssertionError("the end was not heard")
-
-
 @pytest.fixture
 def listener(dsn: str) -> Iterator[Conn]:
-    with psycopg.connect(dsn, autocommit=True) as it:
-        it.execute("LISTEN tasuki_job")
+    with listening(dsn, "tasuki_job") as it:
         yield it
+
+
+def told(listener: Conn) -> list[str]:
+    return heard(listener, "tasuki_job")
 
 
 # ── what is inserted ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from psycopg.rows import dict_row
 from tasuki_mp import AsyncClient, Client, DatabaseError, IdRanges, Job, State
 from tasuki_mp.store import produce
 from tests.store.producer_app import anything, thumbnail, typed
+from tests.support.listening import heard, listening
 
 Conn = psycopg.Connection[Any]
 EnqueueMany = Callable[[Iterator[Job]], IdRanges]
@@ -232,14 +232,12 @@ def test_each_queue_is_told_once_with_how_far_to_look_back(
         listener.execute("SELECT pg_sleep(0.05)")
         yield anything.job().priority(0)
 
-    with psycopg.connect(dsn, autocommit=True) as listener:
-        listener.execute("LISTEN tasuki_job")
+    with listening(dsn, "tasuki_job") as listener:
         client.enqueue_many(jobs(listener))
         client.enqueue_many([anything.job().after(hours=1)])
-        listener.execute("SELECT pg_notify('tasuki_job', 'that was all')")
-        heard = [next(listener.notifies(timeout=10)).payload for _ in range(3)]
-    assert [re.sub(r"\d+$", "", payload) for payload in heard] == ["default ", "images ", "that was all"]
-    assert all(50 <= int(payload.split()[1]) < 60_000 for payload in heard[:2])
+        told = [payload.split() for payload in heard(listener, "tasuki_job")]
+    assert [queue for queue, _ in told] == ["default", "images"]
+    assert all(50 <= int(look_back) < 60_000 for _, look_back in told)
 
 
 def test_large_payloads_make_small_chunks() -> None:
