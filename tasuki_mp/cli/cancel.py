@@ -20,7 +20,7 @@ _MEANINGS: Final = {
 }
 
 
-@click.command
+@click.command(short_help="Cancel jobs.")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, type=click.IntRange(1, 2**63 - 1))
 @click.option("--json", "is_json", is_flag=True, help="One JSON object: id to verdict.")
 @database_options

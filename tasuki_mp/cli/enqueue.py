@@ -33,7 +33,7 @@ class When(msgspec.Struct, frozen=True):
     delay: float | None = None
 
 
-@click.command
+@click.command(short_help="Add a job, and print its id.")
 @click.argument("handler")
 @click.argument("payload", default="{}")
 @click.option("--queue", metavar="NAME", help="Instead of the handler's own.")

@@ -14,7 +14,7 @@ from tasuki_mp.config import RunConfig, run_config
 from tasuki_mp.version import __version__
 
 
-@click.command
+@click.command(short_help="Run jobs until stopped.")
 @click.option("--app", metavar="MODULE:NAME", help="The application, like shop.jobs:app. Required, here or in a file.")
 @click.option("--app-dir", metavar="DIR", help="Where to import it from; else the working directory.")
 @click.option("--procs", metavar="N", help="How many jobs run at once; else as many as cores may be used.")

@@ -27,7 +27,7 @@ class JobUnknownError(TasukiError):
     """There is no such job, or its retention is over."""
 
 
-@click.command
+@click.command(short_help="Show everything known about a job.")
 @click.argument("job_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 @click.option("--json", "is_json", is_flag=True, help="One JSON object with everything uncut.")
 @database_options
@@ -93,7 +93,9 @@ def _lines(job: JobInfo, attempts: list[AttemptInfo], now: datetime) -> Iterator
     yield _field("payload", _shortened(job.payload))
     if job.result is not None:
         yield _field("result", _shortened(job.result))
-    yield from _ending("error" if job.finished_at is not None else "last error", job.error, job.usage, job.output)
+    # A live job's last error is that of its last attempt that had one, and is shown there.
+    error = None if job.error in [attempt.error for attempt in attempts] and job.finished_at is None else job.error
+    yield from _ending("error" if job.finished_at is not None else "last error", error, job.usage, job.output)
     for attempt in attempts:
         yield ""
         yield from _attempt(attempt, now)
@@ -153,7 +155,13 @@ def _facts(stored: str) -> dict[str, Any]:
 
 
 def _pairs(facts: dict[str, Any]) -> str:
-    return escape(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
+    return escape(", ".join(_pair(name, value) for name, value in facts.items()))
+
+
+def _pair(name: str, value: Any) -> str:
+    if name.endswith("seconds") and isinstance(value, int | float):
+        return f"{name.removesuffix('seconds').rstrip('_') or 'ran'} {text.duration(value)}"
+    return f"{name.replace('_', ' ')} {value}"
 
 
 def _field(name: str, value: str) -> str:

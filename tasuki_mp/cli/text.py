@@ -100,9 +100,11 @@ def number(value: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.25 s`, `12 s`, `3m 4s`, `5h 6m`, `7d 8h`: two figures that matter."""
+    """`90 µs`, `250 ms`, `1.5 s`, `12 s`, `3m 4s`, `5h 6m`, `7d 8h`: two figures that matter."""
     if seconds < 0:
         return "-" + duration(-seconds)
+    if 0 < seconds < 0.0009995:
+        return f"{seconds * 1e6:.0f} µs"
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 9.95:

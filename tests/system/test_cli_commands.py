@@ -207,8 +207,7 @@ def test_status_of_nothing(tasuki: Tasuki, dsn: str) -> None:
 @pytest.fixture
 def busy(conn: Connection) -> dict[str, int]:
     owner = add_supervisor(conn, ["thumbnail", HOSTILE])
-    for _ in range(1234):
-        jobs.add(conn, queue="images", handler="thumbnail")
+    jobs.fill(conn, 1234, queue="images", handler="thumbnail")
     jobs.add(conn, queue="default", handler="forgotten", scheduled_at="2199-01-01")
     running = jobs.add(
         conn,
