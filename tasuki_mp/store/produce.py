@@ -9,7 +9,7 @@ import bisect
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, overload
 
 import psycopg
 from psycopg import errors as pg
@@ -79,7 +79,11 @@ class IdRanges(Sequence[int]):
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int) and any(value in each for each in self.ranges)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = index + len(self) if index < 0 else index
