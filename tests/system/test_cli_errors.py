@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +13,6 @@ import pytest
 from tasuki_mp import cli
 from tasuki_mp.config import ExitCode
 from tasuki_mp.version import __version__
-from tests.support.waiting import wait_readable
 from tests.system.conftest import Tasuki
 
 UNREACHABLE = "postgresql://ann:hunter2@127.0.0.1:1/shop"
@@ -168,29 +165,3 @@ def test_a_reader_that_leaves_is_no_error(dsn: str) -> None:
             timeout=60,
         )
     assert (ended.returncode, ended.stderr) == (cli.BROKEN_PIPE, "")
-
-
-def test_ctrl_c_in_a_terminal_ends_a_watch_quietly(dsn: str) -> None:
-    controller, terminal = pty.openpty()
-    watch = subprocess.Popen(
-        [sys.executable, "-m", "tasuki_mp", "status", "--watch", "--dsn", dsn],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
-        start_new_session=True,
-    )
-    os.close(terminal)
-    try:
-        shown = b""
-        while b"start `tasuki-mp run`" not in shown:
-            wait_readable(controller)
-            shown += os.read(controller, 65_536)
-        watch.send_signal(signal.SIGINT)
-        _, err = watch.communicate(timeout=20)
-    finally:
-        watch.kill()
-        os.close(controller)
-    assert (watch.returncode, err) == (cli.INTERRUPTED, "")
-    assert b"Ctrl-C ends" in shown
