@@ -75,10 +75,16 @@ class Visitor:
     _sock: socket.socket
 
     def tell(self, order: str) -> None:
-        """Give the order, and hang up unless the job comes back."""
-        self._sock.sendall(f"{order}\n".encode())
+        """Give the order; return when the job has come back, if it does."""
         if order.startswith(("print", "burn")):
-            assert self._sock.recv(64) == b"done\n"
+            self.ask(order)
+        else:
+            self._sock.sendall(f"{order}\n".encode())
+
+    def ask(self, order: str) -> None:
+        """Give the order to a job that says when it has carried it out, or begins to."""
+        self._sock.sendall(f"{order}\n".encode())
+        assert self._sock.recv(64) == b"done\n"
 
     def wait_gone(self) -> None:
         """Until the job's process has closed its end, as it does when it dies."""

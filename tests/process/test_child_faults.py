@@ -1,0 +1,339 @@
+"""Whatever a handler does to its process, its own job gets a clear end, and nobody else notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tasuki_mp.supervisor import tree
+from tests.support import invariants, jobs, leaks
+from tests.support.door import Door, Visitor
+from tests.support.hooked import Supervised
+from tests.support.postgres import Postgres
+from tests.support.puppet import EXCEPTIONS
+from tests.support.waiting import wait_gone, wait_until
+
+Conn = psycopg.Connection[Any]
+APP = "tests.support.puppet:app"
+SOON = 0.5
+"""Seconds. It takes a twentieth of that on a machine that has nothing else to do."""
+
+
+@pytest.fixture(scope="module")
+def dsn(postgres: Postgres, template: str) -> Iterator[str]:
+    """One database for the module: its supervisor has to get over everything that the tests do to it."""
+    with postgres.database(template) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def conn(dsn: str) -> Iterator[Conn]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+        invariants.check(connection)
+
+
+@pytest.fixture(scope="module")
+def supervised(dsn: str, conn: Conn) -> Iterator[Supervised]:
+    with Supervised(dsn, "--poll", "20ms", app=APP, procs=2) as program:
+        program.started()
+        yield program
+        assert program.stop() == 0
+        assert {event["event"] for event in program.rest() if event["level"] == "error"} <= {"job failed"}
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    with Door() as opened:
+        yield opened
+
+
+def enqueue(conn: Conn, handler: str, *, max_attempts: int = 5, **payload: Any) -> int:
+    return jobs.add(conn, handler=handler, payload=payload, max_attempts=max_attempts)
+
+
+def run(conn: Conn, handler: str, *, max_attempts: int = 5, **payload: Any) -> jobs.Row:
+    return jobs.wait_final(conn, enqueue(conn, handler, max_attempts=max_attempts, **payload))
+
+
+def puppet(conn: Conn, door: Door, *, max_attempts: int = 1) -> Visitor:
+    enqueue(conn, "puppet", max_attempts=max_attempts, door=door.path)
+    return door.visitor()
+
+
+def below(pid: int) -> set[int]:
+    return {stat.pid for stat in tree.descendants(pid).values() if not stat.is_gone}
+
+
+# ── death ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("act", "name", "code"),
+    [
+        ("kill 9", "SIGKILL", None),
+        ("kill 11", "SIGSEGV", None),
+        ("kill 6", "SIGABRT", None),
+        ("exit 0", "", 0),
+        ("exit 7", "", 7),
+    ],
+)
+def test_a_death_is_one_jobs_crash_and_nobody_elses(
+    supervised: Supervised, conn: Conn, door: Door, act: str, name: str, code: int | None
+) -> None:
+    sibling, victim = puppet(conn, door), puppet(conn, door)
+
+    victim.ask(act)
+
+    row = jobs.wait_final(conn, victim.job)
+    assert (row["status"], row["attempt"], row["crashes"]) == ("failed", 1, 1)
+    error = row["error"]
+    assert (error["kind"], error.get("signal", ""), error.get("exit_code")) == ("crash", name, code)
+    if name in {"SIGSEGV", "SIGABRT"}:
+        assert "in kill" in error["traceback"]  # the stack at the end, by faulthandler
+    supervised.event("child died", pid=victim.pid)
+    assert run(conn, "pid")["result"] not in {victim.pid, sibling.pid}
+    sibling.tell("return unharmed")
+    assert jobs.wait_final(conn, sibling.job)["result"] == "unharmed"
+
+
+def test_a_new_child_stands_at_once_after_a_death(supervised: Supervised, conn: Conn, door: Door) -> None:
+    sibling, victim = puppet(conn, door), puppet(conn, door)
+    seconds = []
+    for _ in range(5):
+        enqueue(conn, "puppet", max_attempts=1, door=door.path)
+        victim.ask("kill 9")
+        wait_gone(victim.pid)
+        began = time.monotonic()
+        victim = door.visitor()  # the sibling's slot is taken: only the dead child's can have become free
+        seconds.append(time.monotonic() - began)
+    # The best of five, and generous: somebody else's work on this machine can delay any one of them.
+    assert min(seconds) < SOON
+    for visitor in (sibling, victim):
+        visitor.tell("return done")
+        jobs.wait_final(conn, visitor.job)
+
+
+def test_a_child_that_dies_idle_harms_no_job(supervised: Supervised, conn: Conn) -> None:
+    pid = run(conn, "pid")["result"]
+
+    os.kill(pid, signal.SIGKILL)
+
+    supervised.event("child died", pid=pid)
+    rows = [run(conn, "pid") for _ in range(4)]
+    assert {(row["status"], row["attempt"], row["crashes"]) for row in rows} == {("completed", 1, 0)}
+    assert pid not in {row["result"] for row in rows}
+
+
+def test_a_pill_is_failed_after_three_deaths_and_the_others_run_once(supervised: Supervised, conn: Conn) -> None:
+    ids = jobs.fill(conn, 200, handler="pid")
+    pill = enqueue(conn, "pill", max_attempts=20)
+
+    row = jobs.wait_final(conn, pill)
+
+    assert (row["status"], row["attempt"], row["crashes"]) == ("failed", 3, 3)
+    assert (row["error"]["kind"], row["error"]["signal"]) == ("poison", "SIGSEGV")
+    assert [attempt["error"]["signal"] for attempt in jobs.history(conn, pill)] == ["SIGSEGV"] * 2
+    for job_id in ids:
+        assert jobs.wait_final(conn, job_id)["attempt"] == 1
+        assert jobs.history(conn, job_id) == []
+
+
+def test_recursion_in_c_ends_one_job(supervised: Supervised, conn: Conn) -> None:
+    error = run(conn, "recurse", max_attempts=1)["error"]
+
+    if error["kind"] == "crash":
+        assert error["signal"] == "SIGSEGV"
+        assert "Fatal Python error: Segmentation fault" in error["traceback"]
+    else:
+        assert error["type"] == "RecursionError"
+
+
+@pytest.mark.parametrize("act", ["close_all", "babble"])
+def test_a_child_that_cannot_be_understood_any_more_is_killed(
+    supervised: Supervised, conn: Conn, door: Door, act: str
+) -> None:
+    victim = puppet(conn, door)
+
+    victim.ask(act)
+
+    wait_gone(victim.pid)
+    row = jobs.wait_final(conn, victim.job)
+    assert (row["status"], row["error"]["kind"], row["error"]["signal"]) == ("failed", "crash", "SIGKILL")
+
+
+# ── what stops it ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("state", ["burn", "hang", "deaf", "stopped", "deaf, in C"])
+def test_nothing_withstands_a_cancel(supervised: Supervised, conn: Conn, door: Door, state: str) -> None:
+    victim = puppet(conn, door, max_attempts=5)
+    if "deaf" in state:
+        victim.ask("deafen")
+    if state == "stopped":
+        victim.signal(signal.SIGSTOP)
+    elif state != "deaf":
+        victim.ask("hang" if state == "hang" else "burn")
+
+    assert jobs.cancel(conn, victim.job) == "requested"
+
+    wait_gone(victim.pid)
+    row = jobs.wait_final(conn, victim.job)
+    assert (row["status"], row["attempt"], row["crashes"]) == ("canceled", 1, 0)
+
+
+# ── what it leaves behind ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("end", ["return", "raise", "crash", "cancel"])
+@pytest.mark.parametrize("shape", ["plain", "deaf", "daemon", "group", "chain"])
+def test_no_process_outlives_its_job(supervised: Supervised, conn: Conn, door: Door, shape: str, end: str) -> None:
+    victim = puppet(conn, door)
+    victim.ask(f"fork {shape}")
+    left = below(victim.pid)
+    assert left
+
+    match end:
+        case "cancel":
+            victim.ask("burn")
+            assert jobs.cancel(conn, victim.job) == "requested"
+        case "crash":
+            victim.ask("kill 11")
+        case _:
+            victim.tell(f"{end} something")
+
+    for pid in (*left, victim.pid):
+        wait_gone(pid)
+    row = jobs.wait_final(conn, victim.job)
+    ends = {"return": "completed", "raise": "failed", "crash": "failed", "cancel": "canceled"}
+    assert row["status"] == ends[end]
+    assert row["crashes"] == (end == "crash")
+    assert run(conn, "pid")["result"] != victim.pid
+
+
+def test_a_moving_target_is_caught(supervised: Supervised, conn: Conn, door: Door) -> None:
+    known = {leak.pid for leak in leaks.tagged(supervised.tag)}
+    victim = puppet(conn, door)
+    victim.ask("fork runner")
+    victim.tell("return at once")
+
+    assert jobs.wait_final(conn, victim.job)["status"] == "completed"
+    wait_gone(victim.pid)
+    wait_until(lambda: len({leak.pid for leak in leaks.tagged(supervised.tag)} - known) <= 2, "only a new child or two")
+
+
+def test_processes_of_a_resource_live_as_long_as_its_child(supervised: Supervised, conn: Conn, door: Door) -> None:
+    child, helper = run(conn, "use_daemon")["result"]
+    assert tree.read_stat(helper) is not None
+    again = [run(conn, "use_daemon")["result"] for _ in range(4)]
+    assert [child, helper] in again  # neither was replaced
+
+    os.kill(child, signal.SIGKILL)
+
+    wait_gone(helper)
+
+
+@pytest.mark.parametrize("leak", ["leak_threads 40", "leak_descriptors 40"])
+def test_a_child_that_leaks_is_replaced_and_its_result_counts(
+    supervised: Supervised, conn: Conn, door: Door, leak: str
+) -> None:
+    for _ in range(2):  # a handler's first run in a child may keep what its imports opened
+        first = puppet(conn, door)
+        first.tell("return nothing")
+        jobs.wait_final(conn, first.job)
+    seen = set()
+    for _ in range(4):
+        victim = puppet(conn, door)
+        seen.add(victim.pid)
+        victim.ask(leak)
+        victim.tell("return leaked")
+        assert jobs.wait_final(conn, victim.job)["result"] == "leaked"
+    assert len(seen) >= 2
+
+
+def test_standard_descriptors_are_put_back(supervised: Supervised, conn: Conn, door: Door) -> None:
+    victim = puppet(conn, door)
+    victim.ask("close_standard")
+    victim.tell("return unheard")
+    assert jobs.wait_final(conn, victim.job)["result"] == "unheard"
+    while (following := puppet(conn, door)).pid != victim.pid:
+        following.tell("return another child")
+    following.ask("print heard again")
+    following.tell("return heard")
+    assert jobs.wait_final(conn, following.job)["result"] == "heard"
+    assert supervised.event("output", job=following.job)["line"] == "heard again"
+
+
+# ── what it returns and raises ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        ("NaN", "ResultNotSerialisable"),
+        ("infinity", "ResultNotSerialisable"),
+        ("object", "ResultNotSerialisable"),
+        ("cycle", "ResultNotSerialisable"),
+        ("depth", "ResultNotSerialisable"),
+        ("size", "ResultTooLarge"),
+    ],
+)
+def test_a_result_that_cannot_be_stored_fails_its_job_for_good(
+    supervised: Supervised, conn: Conn, what: str, kind: str
+) -> None:
+    row = run(conn, "give", what=what)
+
+    assert (row["status"], row["attempt"], row["crashes"]) == ("failed", 1, 0)
+    assert (row["error"]["kind"], row["error"]["type"]) == ("bad_result", kind)
+
+
+@pytest.mark.parametrize("what", ["surrogate", "NUL"])
+def test_text_that_postgres_refuses_is_no_result_or_a_mended_one(supervised: Supervised, conn: Conn, what: str) -> None:
+    row = run(conn, "give", what=what)
+
+    assert row["status"] == "completed" or row["error"]["kind"] == "bad_result"
+
+
+@pytest.mark.parametrize("what", EXCEPTIONS)
+def test_any_exception_is_told_and_the_child_lives(supervised: Supervised, conn: Conn, what: str) -> None:
+    row = run(conn, "throw", what=what, max_attempts=1)
+
+    assert (row["status"], row["crashes"]) == ("failed", 0)
+    error = row["error"]
+    assert error["kind"] == "error"
+    assert type(EXCEPTIONS[what]()).__name__ == error["type"].rpartition(".")[2]
+    assert len(error["message"]) <= 4096
+    assert 0 < len(error["traceback"]) <= 32 * 1024
+    assert "throw" in error["traceback"]
+
+
+def test_exceptions_end_no_child(supervised: Supervised, conn: Conn) -> None:
+    before = {run(conn, "pid")["result"] for _ in range(8)}
+    for what in EXCEPTIONS:
+        run(conn, "throw", what=what, max_attempts=1)
+    run(conn, "exit_politely", max_attempts=1)
+    after = {run(conn, "pid")["result"] for _ in range(8)}
+    assert len(before | after) <= 2
+
+
+# ── processes of its own ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["executor", "pool"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_handler_may_use_pools(supervised: Supervised, conn: Conn, kind: str, method: str) -> None:
+    row = run(conn, "use_pool", kind=kind, method=method, max_attempts=1)
+
+    assert (row["error"], row["result"]) == (None, [3, 2, 1, 0])
+
+
+def test_a_handler_may_use_subprocesses(supervised: Supervised, conn: Conn) -> None:
+    row = run(conn, "use_subprocess", max_attempts=1)
+
+    assert (row["error"], row["result"]) == (None, str(-signal.SIGTERM))
