@@ -23,12 +23,6 @@ Conn = psycopg.Connection[Any]
 EnqueueMany = Callable[[Iterator[Job]], IdRanges]
 
 
-@pytest.fixture
-def client(dsn: str) -> Iterator[Client]:
-    with Client(dsn) as it:
-        yield it
-
-
 @pytest.fixture(params=["sync", "async"])
 def enqueue_many(request: pytest.FixtureRequest, dsn: str) -> EnqueueMany:
     """Both clients, each on a connection of its own."""
@@ -86,6 +80,7 @@ def test_ids_that_others_drew_meanwhile_are_left_out(
     assert row[0] not in ids
 
 
+@pytest.mark.usefixtures("own_database")
 def test_holes_within_a_draw_make_ranges(client: Client, conn: Conn) -> None:
     conn.execute("ALTER SEQUENCE tasuki.job_id_seq INCREMENT BY 3")
     ids = client.enqueue_many(numbered(5))
@@ -142,6 +137,7 @@ def test_what_is_no_job_is_refused_and_nothing_inserted(enqueue_many: EnqueueMan
     assert rows(conn) == []
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_database_refuses_all_or_nothing(enqueue_many: EnqueueMany, conn: Conn) -> None:
     conn.execute("ALTER TABLE tasuki.job ADD CONSTRAINT small CHECK ((payload ->> 'x')::integer < 3)")
     with pytest.raises(DatabaseError, match="SQLSTATE 23514"):

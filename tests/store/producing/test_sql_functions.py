@@ -87,6 +87,7 @@ def test_the_largest_payload_passes(known: Conn) -> None:
     assert len(row["payload"]["x"]) == size
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_trigger_enqueues_in_its_transaction(known: Conn, dsn: str) -> None:
     known.execute(
         """CREATE TABLE picture (path text);
@@ -115,6 +116,7 @@ def test_jobs_for_later_tell_nobody_yet(known: Conn, dsn: str) -> None:
         assert heard(listener, "tasuki_job") == ["past 0"]
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_hostile_search_path_changes_nothing(known: Conn) -> None:
     known.execute(
         """CREATE SCHEMA evil;

@@ -32,12 +32,6 @@ PRODUCERS = (
 )
 
 
-@pytest.fixture
-def client(dsn: str) -> Iterator[Client]:
-    with Client(dsn) as it:
-        yield it
-
-
 def count(conn: Conn) -> int:
     row = conn.execute("SELECT count(*) FROM tasuki.job").fetchone()
     assert row is not None
@@ -120,6 +114,7 @@ def test_an_application_enqueues_with_its_own_dsn(dsn: str, conn: Conn, monkeypa
 # ── in the caller's transaction ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_job_exists_if_and_only_if_the_caller_commits(dsn: str, client: Client, conn: Conn) -> None:
     with psycopg.connect(dsn) as own:
         handle = client.enqueue(anything.job(), own)
@@ -219,6 +214,7 @@ def test_the_wrong_kind_of_connection_is_refused(dsn: str, client: Client, conn:
 # ── on connections of its own ─────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.usefixtures("own_database")
 def test_nothing_is_opened_before_the_first_use_and_all_is_closed(dsn: str, conn: Conn) -> None:
     client = Client(dsn)
     assert not producers(conn)
@@ -231,6 +227,7 @@ def test_nothing_is_opened_before_the_first_use_and_all_is_closed(dsn: str, conn
     assert count(conn) == 2
 
 
+@pytest.mark.usefixtures("own_database")
 def test_many_threads_share_few_connections(client: Client, conn: Conn) -> None:
     threads = [threading.Thread(target=lambda: [client.enqueue(anything.job(x)) for x in range(20)]) for _ in range(8)]
     for thread in threads:
@@ -241,6 +238,7 @@ def test_many_threads_share_few_connections(client: Client, conn: Conn) -> None:
     assert 1 <= len(producers(conn)) <= 4
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_connection_that_the_server_ended_is_replaced(client: Client, conn: Conn) -> None:
     client.enqueue(anything.job())
     before = producers(conn)
@@ -251,6 +249,7 @@ def test_a_connection_that_the_server_ended_is_replaced(client: Client, conn: Co
     assert not before & producers(conn)
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_connection_whose_server_became_a_standby_is_replaced(client: Client, conn: Conn) -> None:
     conn.execute(
         "CREATE FUNCTION read_only() RETURNS trigger LANGUAGE plpgsql AS"
@@ -266,6 +265,7 @@ def test_a_connection_whose_server_became_a_standby_is_replaced(client: Client, 
     wait_until(lambda: before != producers(conn), "another connection is used")
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_serializable_default_changes_nothing(dsn: str, conn: Conn) -> None:
     database = conninfo_to_dict(dsn)["dbname"]
     conn.execute(f"ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'")
@@ -405,6 +405,7 @@ def test_a_role_without_rights_is_told_so(dsn: str, client: Client, conn: Conn, 
 # ── asyncio ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.usefixtures("own_database")
 def test_the_async_twin_does_the_same(dsn: str, conn: Conn) -> None:
     async def produce_some() -> None:
         async with AsyncClient(dsn) as client:
@@ -443,6 +444,7 @@ def test_an_async_client_can_serve_one_loop_after_the_other(dsn: str, conn: Conn
     assert count(conn) == 2
 
 
+@pytest.mark.usefixtures("own_database")
 def test_cancelled_tasks_give_their_connections_back(dsn: str, conn: Conn) -> None:
     async def produce_some() -> None:
         async with AsyncClient(dsn) as client:

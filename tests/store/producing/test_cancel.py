@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -20,12 +20,6 @@ from tests.support.waiting import wait_for_lock_wait
 
 Conn = psycopg.Connection[Any]
 Cancel = Callable[..., dict[int, str]]
-
-
-@pytest.fixture
-def client(dsn: str) -> Iterator[Client]:
-    with Client(dsn) as it:
-        yield it
 
 
 @pytest.fixture(params=["Client", "AsyncClient", "SQL"])
@@ -115,6 +109,7 @@ def test_it_is_undone_with_the_caller_s_transaction(client: Client, dsn: str, co
     assert final(conn, handle.id) is None
 
 
+@pytest.mark.usefixtures("own_database")
 def test_a_missing_partition_is_made(cancel: Cancel, conn: Conn) -> None:
     day = "job_archive_failed_" + dt.datetime.now(dt.UTC).strftime("%Y%m%d")
     conn.execute(f"DROP TABLE tasuki.{day}")
@@ -123,6 +118,7 @@ def test_a_missing_partition_is_made(cancel: Cancel, conn: Conn) -> None:
     assert final(conn, job_id) is not None
 
 
+@pytest.mark.usefixtures("own_database")
 def test_another_violation_is_an_error_and_cancels_nothing(client: Client, conn: Conn) -> None:
     conn.execute("ALTER TABLE tasuki.job_archive ADD CONSTRAINT never CHECK (status <> 'canceled')")
     job_id = add(conn)
