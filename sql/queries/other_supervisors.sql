@@ -2,10 +2,10 @@
 -- Indexes: primary key, job_owner.
 select
   s.owner, s.host, s.pid, s.pid_started, s.boot_id, s.pid_ns,
-  s.seen_at < now() - s.lease_seconds * interval '1 second' as is_stale
+  s.seen_at < now() - s.lease_seconds * interval '1 second' as is_stale, s.lease_seconds
 from tasuki.supervisor as s
 where s.owner <> %(own)s
 union all
-select o.owner, '', 0, 0, '', '', true
+select o.owner, '', 0, 0, '', '', true, 0
 from (select distinct j.owner from tasuki.job as j where j.status = 'running' and j.lease_expires_at < now()) as o
 where o.owner <> %(own)s and not exists (select from tasuki.supervisor as s where s.owner = o.owner)

@@ -59,6 +59,7 @@ class OtherSupervisor(msgspec.Struct, frozen=True):
     boot_id: str
     pid_ns: str
     is_stale: bool
+    lease_seconds: float = 0.0
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):

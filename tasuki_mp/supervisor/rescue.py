@@ -82,8 +82,7 @@ class Rescuer:
         gone = [other for other in others if is_provably_gone(other)]
         await self._rescue(gone, is_gone=True)
         stale = [other for other in others if other.is_stale and other not in gone]
-        if stale and await self._may_rescue():
-            await self._rescue(stale, is_gone=False)
+        await self._rescue(await self._rescuable(stale), is_gone=False)
         if returned := await self._release_unknown():
             logs.event(logging.INFO, "unknown leases given back", jobs=returned)
             self._look_everywhere()
@@ -95,15 +94,22 @@ class Rescuer:
             self._partitions_at = now
             await self._link.call(upkeep.ensure_partitions)
 
-    async def _may_rescue(self) -> bool:
+    async def _rescuable(self, stale: list[OtherSupervisor]) -> list[OtherSupervisor]:
+        """Those whose leases may be taken. One with a longer lease than ours has that much time to come back."""
         since = self._heartbeat.unbroken_since
-        if since is None or self._heartbeat.age > self._me.lease_seconds:
-            return False
-        return has_served_quarantine(
-            unbroken_for=clock.now() - since,
-            server_up_for=await self._link.call(upkeep.postmaster_uptime),
-            lease_for=self._me.lease_seconds,
-        )
+        if not stale or since is None or self._heartbeat.age > self._me.lease_seconds:
+            return []
+        unbroken_for = clock.now() - since
+        server_up_for = await self._link.call(upkeep.postmaster_uptime)
+        return [
+            other
+            for other in stale
+            if has_served_quarantine(
+                unbroken_for=unbroken_for,
+                server_up_for=server_up_for,
+                lease_for=max(self._me.lease_seconds, other.lease_seconds),
+            )
+        ]
 
     async def _rescue(self, others: list[OtherSupervisor], *, is_gone: bool) -> None:
         if not others:

@@ -45,7 +45,7 @@ def test_who_else_may_hold_leases(conn: Conn, one: Holder, two: Holder) -> None:
     one.register()
     two.register(host="there", lease_seconds=10.0)
     assert one.call(store.other_supervisors, own=one.owner) == [
-        store.OtherSupervisor(two.owner, "there", 100, 12345, "boot", "4026531836", is_stale=False)
+        store.OtherSupervisor(two.owner, "there", 100, 12345, "boot", "4026531836", is_stale=False, lease_seconds=10.0)
     ]
     conn.execute("UPDATE tasuki.supervisor SET seen_at = now() - interval '11 seconds'")
     assert [other.is_stale for other in one.call(store.other_supervisors, own=one.owner)] == [True]
