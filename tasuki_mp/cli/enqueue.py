@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 import msgspec
@@ -21,7 +23,6 @@ from tasuki_mp.job import LOWEST_PRIORITY, NAME_PATTERN, Job, JobRow
 from tasuki_mp.options import parse_duration
 from tasuki_mp.payload import DEFAULT_MAX_TEXT, find_flaw
 from tasuki_mp.store import produce
-from tasuki_mp.store.look import Connection
 
 _DECLARED: Final = sql.query("enqueue_declared")
 
@@ -69,18 +70,21 @@ def enqueue(
     job = None if app is None else _checked_job(app, app_dir or "", handler, payload, queue, priority, when)
     with open_connection(dsn, config_file, name="enqueue") as (database, conn):
         say_which(database)
-        if job is not None:
-            row = conn.execute(produce.ENQUEUE, produce.enqueue_parameters(job, is_told=True)).fetchone()
-        else:
-            parameters = {"handler": handler, "payload": payload, "queue": queue, "priority": priority}
-            row = _enqueue_declared(conn, handler, {**parameters, "at": when.at, "delay": when.delay})
+        with _explained(handler):
+            if job is not None:
+                row = conn.execute(produce.ENQUEUE, produce.enqueue_parameters(job, is_told=True)).fetchone()
+            else:
+                parameters = {"handler": handler, "payload": payload, "queue": queue, "priority": priority}
+                row = conn.execute(_DECLARED, {**parameters, "at": when.at, "delay": when.delay}).fetchone()
     job_id = None if row is None else row[0]
     click.echo(text.json_line({"id": job_id}) if is_json else str(job_id))
 
 
-def _enqueue_declared(conn: Connection, handler: str, parameters: dict[str, Any]) -> tuple[Any, ...] | None:
+@contextmanager
+def _explained(handler: str) -> Iterator[None]:
+    """What the database finds wrong with the job, as the user's mistake that it is."""
     try:
-        return conn.execute(_DECLARED, parameters).fetchone()
+        yield
     except pg.UndefinedObject as error:
         raise UnknownHandlerError(
             f"no handler named {handler!r} is known to this database: they become known when a supervisor of their"
@@ -88,7 +92,7 @@ def _enqueue_declared(conn: Connection, handler: str, parameters: dict[str, Any]
         ) from error
     except psycopg.DataError as error:
         # What JSON allows and jsonb does not, such as numbers with more digits than it can hold.
-        raise PayloadError(handler, "$", " ".join(str(error).split())) from error
+        raise PayloadError(handler, "$", str(error).partition("\n")[0]) from error
 
 
 def _checked_job(

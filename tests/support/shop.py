@@ -16,3 +16,8 @@ def thumbnail(path: str, width: int = 200) -> str:
 @app.handler(max_attempts=1)
 def break_down(reason: str) -> None:
     raise ValueError(reason)
+
+
+@app.handler
+def scale(by: float) -> float:
+    return by

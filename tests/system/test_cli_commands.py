@@ -147,10 +147,12 @@ def test_enqueue_refuses_options(tasuki: Tasuki, options: list[str], message: st
     assert message in ended.err
 
 
-def test_enqueue_refuses_numbers_that_jsonb_can_not_hold(tasuki: Tasuki, dsn: str) -> None:
-    ended = tasuki("enqueue", "h", '{"a": 1' + "0" * 4000 + "e299}", "--queue", "q", "--dsn", dsn)
-    assert ended.code in (0, ExitCode.USAGE)
-    assert "Traceback" not in ended.err
+@pytest.mark.parametrize("app", [[], ["--app", SHOP]], ids=["without app", "with app"])
+def test_enqueue_refuses_numbers_that_jsonb_can_not_hold(tasuki: Tasuki, dsn: str, app: list[str]) -> None:
+    handler, payload = ("scale", '{"by": 0.' + "0" * 20_000 + "1}")
+    ended = tasuki("enqueue", handler, payload, "--queue", "q", *app, "--dsn", dsn)
+    assert ended.code == ExitCode.USAGE
+    assert "value overflows numeric format" in ended.err
 
 
 def test_enqueue_with_the_application_at_hand(tasuki: Tasuki, dsn: str, conn: Connection) -> None:
@@ -164,7 +166,7 @@ def test_enqueue_with_the_application_at_hand(tasuki: Tasuki, dsn: str, conn: Co
         assert message in wrong.err
     unknown = tasuki("enqueue", "typo", "--app", SHOP, "--dsn", dsn)
     assert unknown.code == ExitCode.USAGE
-    assert "it has break_down, thumbnail" in unknown.err
+    assert "it has break_down, scale, thumbnail" in unknown.err
 
 
 def test_enqueue_with_an_application_that_can_not_be_imported(tasuki: Tasuki, tmp_path: Any) -> None:
@@ -270,6 +272,42 @@ def test_show_a_pending_and_a_running_job(tasuki: Tasuki, dsn: str, busy: dict[s
     assert shown.startswith(f"job {busy['running']}  running\n")
     assert "runs on     worker-1, pid 99, slot 3\n" in shown
     assert r"handler     evil\x1b[31m[red]\x9b\nx" in shown
+
+
+def test_show_every_attempt(tasuki: Tasuki, dsn: str, conn: Connection) -> None:
+    job_id = jobs.add(conn, handler="h", last_error=json.dumps({"kind": "crash", "type": "SIGSEGV", "message": "died"}))
+    for lease_no, kind, error, output in (
+        (1, "retry", None, None),
+        (2, "snooze", None, None),
+        (3, "release", None, None),
+        (4, "rescue", None, None),
+        (
+            5,
+            "retry",
+            {"kind": "crash", "type": "SIGSEGV", "message": "died", "signal": "SIGSEGV"},
+            "said\x1b[31m this\n",
+        ),
+    ):
+        conn.execute(
+            """INSERT INTO tasuki.attempt (job_id, lease_no, owner, attempt, kind, error, usage, output, started_at, ended_at)
+               VALUES (%s, %s, gen_random_uuid(), %s, %s, %s, %s, %s, now() - interval '90 s', now())""",
+            (job_id, lease_no, lease_no, kind, error and json.dumps(error), '{"cpu_seconds": 1.25, "pid": 7}', output),
+        )
+    shown = tasuki("show", job_id, "--dsn", dsn).out
+    assert re.findall(r"^attempt (\d)  (.*)$", shown, re.MULTILINE) == [
+        ("1", "to be tried again"),
+        ("2", "put off by the handler"),
+        ("3", "given back"),
+        ("4", "taken back from a supervisor that fell silent"),
+        ("5", "to be tried again"),
+    ]
+    assert shown.count("ran 1m 30s") == 5
+    assert shown.count("usage       pid 7, cpu 1.2 s") == 5
+    assert "error       SIGSEGV: died\n            kind crash, signal SIGSEGV\n" in shown
+    assert "output\n  | said\\x1b[31m this\n" in shown
+    attempts = tasuki("show", job_id, "--json", "--dsn", dsn).json["attempts"]
+    assert [(attempt["attempt"], attempt["kind"]) for attempt in attempts][3:] == [(4, "rescue"), (5, "retry")]
+    assert attempts[4]["error"]["signal"] == "SIGSEGV"
 
 
 def test_show_no_job(tasuki: Tasuki, dsn: str) -> None:
