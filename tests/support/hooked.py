@@ -203,7 +203,7 @@ def supervisors(dsn: str, count: int, *options: str, **more: Any) -> Iterator[li
 
 
 def _break(mutant: str) -> None:
-    """Take one safeguard out of the program: the test that guards it must then fail."""
+    """Take one safeguard out of the program, for a test that must notice; or confuse it in a way that must not matter."""
     match mutant:
         case "":
             return
@@ -221,6 +221,11 @@ def _break(mutant: str) -> None:
             from tasuki_mp.supervisor import rescue
 
             rescue.has_served_quarantine = lambda **_: True
+        case "wall clock a year ahead":
+            import time
+
+            now = time.time
+            time.time = lambda: now() + 366 * 86_400
         case _:
             raise ValueError(f"no such mutant: {mutant}")
 
