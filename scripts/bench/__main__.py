@@ -1,160 +1,134 @@
-"""`python -m scripts.bench NAME`: one row of docs/benchmarks.md, measured beside its reference, alternating.
+"""`python -m scripts.bench NAME… [--json] [--procs N] [--pairs K]`: the real program against the limit, measured.
 
-    python -m scripts.bench all --pairs 3
-    python -m scripts.bench cpu10 --procs 2 --pairs 10 --json
-
-The database is an embedded PostgreSQL of the run's own, with fsync and synchronous_commit on. A ratio above 1 means that the
-program was faster than its reference; latency is the other way round and has no ratio.
+Ours and the reference run alternating, in the same minutes on the same machine; what counts is their ratio. The
+program runs as its users run it: fsync and synchronous_commit on, fenced, archived, with its heartbeat.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from scripts.bench import app as handlers
-from scripts.bench import sides
+from scripts.bench import enqueueing, jobs, latency
+from scripts.bench.figures import Pair, Row
+from scripts.bench.stage import Stage
 from scripts.harness import host
 from scripts.harness.server import scratch_server
 
-Pairs = list[tuple[float, float]]
+
+@dataclass(frozen=True)
+class Size:
+    """How much to do: seconds of the cpu rows, jobs of noop (enqueue-many does four times as many)."""
+
+    seconds: float
+    jobs: int
 
 
-class Bench:
-    """What every measurement needs: the database, a folder for logs, and how much to do."""
+@dataclass(frozen=True)
+class Benchmark:
+    """`prepare` makes the function that measures one pair; it may look for the best reference first."""
 
-    def __init__(self, dsn: str, folder: Path, given: argparse.Namespace) -> None:
-        self.dsn = dsn
-        self.folder = folder
-        self.procs: int = given.procs
-        self.pairs: int = given.pairs
-        self.seconds: float = given.seconds
-        self.jobs: int = given.jobs
-
-    def noop(self) -> dict[str, Any]:
-        """Jobs that do nothing; jobs per second in total and steady, nothing beside."""
-        runs = [
-            sides.run_jobs(self.dsn, self.folder, handlers.noop.job(), self.jobs, self.procs) for _ in range(self.pairs)
-        ]
-        return {
-            "jobs": self.jobs,
-            "total jobs/s": spread([self.jobs / run.total for run in runs]),
-            "steady jobs/s": spread([self.jobs / run.steady for run in runs]),
-        }
-
-    def cpu(self, milliseconds: float) -> dict[str, Any]:
-        """Jobs of some CPU time against the bare pool, at chunksize 1 and at the best chunksize."""
-        loops = handlers.calibrated(milliseconds)
-        count = max(self.procs, round(self.seconds * self.procs / milliseconds * 1000))
-        best_chunk = max(1, min(64, count // (self.procs * 8)))
-        ours, single, chunked = [], [], []
-        for _ in range(self.pairs):
-            ours.append(sides.run_jobs(self.dsn, self.folder, handlers.burn.job(loops), count, self.procs).steady)
-            single.append(sides.run_pool(loops, count, self.procs, 1))
-            chunked.append(sides.run_pool(loops, count, self.procs, best_chunk))
-        best = [min(pair) for pair in zip(single, chunked, strict=True)]
-        return {
-            "jobs": count,
-            "jobs/s": spread([count / seconds for seconds in ours]),
-            "pool jobs/s, chunksize 1": spread([count / seconds for seconds in single]),
-            f"pool jobs/s, chunksize {best_chunk}": spread([count / seconds for seconds in chunked]),
-            "ratio to chunksize 1": spread([pool / mine for pool, mine in zip(single, ours, strict=True)]),
-            "ratio to the best": spread([pool / mine for pool, mine in zip(best, ours, strict=True)]),
-        }
-
-    def enqueue_many(self) -> dict[str, Any]:
-        """Rows per second through `enqueue_many`, and through a bare binary COPY."""
-        rows = self.jobs * 4
-        pairs = self._alternate(lambda: sides.enqueue_many(self.dsn, rows), lambda: sides.bare_copy(self.dsn, rows))
-        return {
-            "rows": rows,
-            "rows/s": spread([rows / ours for ours, _ in pairs]),
-            "bare COPY rows/s": spread([rows / bare for _, bare in pairs]),
-            "ratio": spread([bare / ours for ours, bare in pairs]),
-        }
-
-    def enqueue_one(self) -> dict[str, Any]:
-        """Microseconds of one enqueue in the caller's transaction, and of a bare INSERT."""
-        pairs = self._alternate(lambda: sides.enqueue_one(self.dsn, 2000), lambda: sides.bare_insert(self.dsn, 2000))
-        return {
-            "µs": spread([ours * 1e6 for ours, _ in pairs]),
-            "bare INSERT µs": spread([bare * 1e6 for _, bare in pairs]),
-            "ratio of times": spread([ours / bare for ours, bare in pairs]),
-        }
-
-    def latency(self) -> dict[str, Any]:
-        """Milliseconds from commit to the handler's first line on an idle supervisor, and of a bare NOTIFY."""
-        ours = sides.latencies(self.dsn, self.folder, 300, self.procs)
-        bare = sides.notify_round_trips(self.dsn, 300)
-        return {
-            "p50 ms": round(percentile(ours, 50), 2),
-            "p99 ms": round(percentile(ours, 99), 2),
-            "bare NOTIFY p50 ms": round(percentile(bare, 50), 2),
-            "bare NOTIFY p99 ms": round(percentile(bare, 99), 2),
-        }
-
-    def _alternate(self, ours: Callable[[], float], bare: Callable[[], float]) -> Pairs:
-        return [(ours(), bare()) for _ in range(self.pairs)]
+    what: str
+    unit: str
+    reference: str
+    target: str
+    prepare: Callable[[Stage, Size], Callable[[], Pair]]
 
 
-MEASURES: dict[str, Callable[[Bench], dict[str, Any]]] = {
-    "noop": Bench.noop,
-    "cpu1": lambda bench: bench.cpu(1),
-    "cpu10": lambda bench: bench.cpu(10),
-    "cpu100": lambda bench: bench.cpu(100),
-    "enqueue-many": Bench.enqueue_many,
-    "enqueue-one": Bench.enqueue_one,
-    "latency": Bench.latency,
+_POOL: Final = "ProcessPoolExecutor.map, the best chunksize"
+
+BENCHMARKS: Final = {
+    "noop": Benchmark(
+        "jobs that do nothing, enqueued before; from the start of the command to the last finish",
+        *("jobs/s", "ProcessPoolExecutor.map, chunksize 1", "10,000 jobs/s"),
+        lambda stage, size: jobs.noop(stage, jobs=size.jobs),
+    ),
+    "cpu1": Benchmark(
+        "jobs of 1 ms of pure Python; first start to last finish",
+        *("jobs/s", _POOL, "0.85"),
+        lambda stage, size: jobs.cpu(stage, ms=1, seconds=size.seconds),
+    ),
+    "cpu10": Benchmark(
+        "jobs of 10 ms of pure Python; first start to last finish",
+        *("jobs/s", _POOL, "0.9"),
+        lambda stage, size: jobs.cpu(stage, ms=10, seconds=size.seconds),
+    ),
+    "cpu100": Benchmark(
+        "jobs of 100 ms of pure Python; first start to last finish",
+        *("jobs/s", _POOL, "0.95"),
+        lambda stage, size: jobs.cpu(stage, ms=100, seconds=size.seconds),
+    ),
+    "enqueue-many": Benchmark(
+        "jobs from a generator, all in one transaction",
+        *("jobs/s", "the same bytes as a bare binary COPY", "0.7"),
+        lambda stage, size: enqueueing.many(stage, jobs=4 * size.jobs),
+    ),
+    "enqueue-one": Benchmark(
+        "one job in a transaction of its own",
+        *("µs", "a bare INSERT … RETURNING id", "0.77"),
+        lambda stage, _: enqueueing.one(stage, in_transaction=False),
+    ),
+    "enqueue-inside": Benchmark(
+        "one job inside the caller's transaction",
+        *("µs", "a bare INSERT … RETURNING id", "0.77"),
+        lambda stage, _: enqueueing.one(stage, in_transaction=True),
+    ),
+    "latency": Benchmark(
+        "idle supervisor, jobs one by one: from COMMIT to the first line of the handler, median",
+        *("ms", "a bare NOTIFY from one connection to another", "2 ms, 99th percentile 6 ms"),
+        lambda stage, _: latency.latency(stage, jobs=300),
+    ),
 }
 
 
-def spread(values: list[float]) -> str:
-    """The median, and the least and the greatest."""
-    digits = 2 if abs(statistics.median(values)) < 10 else 0
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
-
-
-def percentile(values: list[float], percent: int) -> float:
-    """In milliseconds."""
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1] * 1000
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=__doc__.partition("\n")[0])
-    parser.add_argument("name", choices=[*MEASURES, "all"])
-    parser.add_argument("--procs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--pairs", type=int, default=3, help="alternating runs of the program and its reference")
-    parser.add_argument("--seconds", type=float, default=10, help="length of a run of the cpu measurements")
-    parser.add_argument("--jobs", type=int, default=50_000, help="jobs of noop; a quarter of the rows of enqueue-many")
-    parser.add_argument("--json", action="store_true")
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=[*BENCHMARKS, "all"], help=", ".join(BENCHMARKS))
+    parser.add_argument("--procs", type=int, default=2, help="slots, and the pool's processes  [2]")
+    parser.add_argument("--pairs", type=int, default=5, help="how often ours and the reference alternate  [5]")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of one run of a cpu row  [10]")
+    parser.add_argument(
+        "--jobs", type=int, default=50_000, help="of noop; enqueue-many takes four times as many  [50000]"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     given = parser.parse_args()
-    results: dict[str, Any] = {"machine": host.description(), "procs": given.procs, "pairs": given.pairs}
-    folder = Path(tempfile.mkdtemp(prefix="tasuki-mp-bench-"))
-    with scratch_server() as server:
-        bench = Bench(server.dsn, folder, given)
-        for name in MEASURES if given.name == "all" else [given.name]:
-            steal = host.Steal()
-            results[name] = {**MEASURES[name](bench), "steal": f"{steal.share:.0%}"}
-            if not given.json:
-                show(name, results)
+    names = list(BENCHMARKS) if "all" in given.names else given.names
+    size = Size(given.seconds, given.jobs)
+    rows = []
+    for name in names:
+        row = run(name, procs=given.procs, pairs=given.pairs, size=size)
+        rows.append(row)
+        print("\n".join(row.lines()), file=sys.stderr if given.json else sys.stdout, flush=True)
     if given.json:
-        print(json.dumps(results, ensure_ascii=False, indent=2))
-    shutil.rmtree(folder)
+        json.dump({"machine": host.description(), "rows": [row.as_json() for row in rows]}, sys.stdout, indent=1)
+        print()
+    else:
+        print(host.description())
     return 0
 
 
-def show(name: str, results: dict[str, Any]) -> None:
-    print(f"\n{name}  ({results['machine']}; {results['procs']} procs)")
-    for what, value in results[name].items():
-        print(f"  {what:28} {value}", flush=True)
+def run(name: str, *, procs: int, pairs: int, size: Size) -> Row:
+    """Measure one row on a database of its own."""
+    benchmark = BENCHMARKS[name]
+    folder = Path(tempfile.mkdtemp(prefix="tasuki-mp-bench-"))
+    try:
+        with scratch_server() as server, closing(Stage(server.dsn, folder, procs=procs)) as stage:
+            measure = benchmark.prepare(stage, size)
+            steal = host.Steal()
+            measured = [measure() for _ in range(pairs)]
+            return Row(
+                *(name, benchmark.what, benchmark.unit, benchmark.reference, benchmark.target), measured, steal.share
+            )
+    finally:
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The handlers that are measured, and the same functions for the bare pool."""
+"""The application of the benchmark. Its work is a fixed number of steps, so that what disturbs it shows in the time."""
 
 from __future__ import annotations
 
@@ -9,34 +9,42 @@ from tasuki_mp import Tasuki
 app = Tasuki()
 
 
+def spin(steps: int) -> int:
+    """Pure Python CPU work; the pool runs exactly this too."""
+    total = 0
+    for step in range(steps):
+        total += step * step
+    return total
+
+
+def nothing(_: int) -> None:
+    """The pool's no-op."""
+
+
 @app.handler
 def noop() -> None:
-    """Nothing: what a job costs."""
+    pass
 
 
 @app.handler
-def burn(loops: int) -> None:
-    """Pure Python that holds the GIL; the same number of loops is the same work wherever it runs."""
-    spin(loops)
+def burn(steps: int) -> None:
+    spin(steps)
 
 
 @app.handler
-def when() -> float:
-    """The instant of the handler's first line (CLOCK_BOOTTIME, seconds)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+def stamp() -> int:
+    """CLOCK_BOOTTIME in nanoseconds at the first line of the handler."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def spin(loops: int) -> None:
-    total = 0
-    for number in range(loops):
-        total += number * number
+def steps_for(seconds: float) -> int:
+    """How many steps take that long on one undisturbed core of this machine."""
+    probe = 20_000
+    best = min(_timed(probe) for _ in range(50))
+    return max(1, round(probe * seconds / best))
 
 
-def calibrated(milliseconds: float) -> int:
-    """How many loops take that much CPU time here: the median of some tries."""
-    loops, tries = 20_000, []
-    for _ in range(15):
-        started = time.thread_time()
-        spin(loops)
-        tries.append((time.thread_time() - started) / loops)
-    return max(1, round(milliseconds / 1000 / sorted(tries)[len(tries) // 2]))
+def _timed(steps: int) -> float:
+    begin = time.perf_counter()
+    spin(steps)
+    return time.perf_counter() - begin

@@ -1,0 +1,91 @@
+"""Rows about enqueueing: enqueue-many, enqueue-one, enqueue-one in the caller's transaction."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import psycopg
+
+from scripts.bench import app
+from scripts.bench.figures import Pair
+from scripts.bench.stage import Stage
+from tasuki_mp.job import Job
+from tasuki_mp.store import produce
+
+_INSERT: Final = b"""
+INSERT INTO tasuki.job (queue, handler, payload, priority, max_attempts) VALUES (%s, %s, %s::jsonb, %s, %s) RETURNING id
+"""
+_ONE_BY_ONE: Final = 500
+
+
+def many(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
+    """Jobs out of a generator, against sending the same bytes as a COPY."""
+
+    def measure() -> Pair:
+        stage.clear()
+        memory = _memory()
+        begin = time.perf_counter()
+        app.app.enqueue_many(_generated(jobs), stage.conn)
+        ours = time.perf_counter() - begin
+        grown = _memory() - memory
+        stage.clear()
+        data = _copy_data(stage.conn, jobs)
+        begin = time.perf_counter()
+        with stage.conn.transaction():
+            for chunk in data:
+                with stage.conn.cursor().copy(produce.COPY) as copy:
+                    copy.write(chunk)
+        bare = time.perf_counter() - begin
+        return Pair(jobs / ours, jobs / bare, bare / ours, {"memory grown, MiB": grown})
+
+    return measure
+
+
+def _generated(jobs: int) -> Iterator[Job]:
+    return (app.burn.job(steps=number) for number in range(jobs))
+
+
+def _copy_data(conn: psycopg.Connection[tuple[object, ...]], jobs: int) -> list[bytes]:
+    """The very bytes that the client sends, made beforehand."""
+    copied = produce.Copied()
+    chunks = []
+    for chunk in produce.chunks(_generated(jobs)):
+        draw = produce.Draw(conn.execute(produce.DRAW_IDS, {"count": len(chunk)}).fetchall())
+        chunks.append(copied.data(chunk, draw))
+    return chunks
+
+
+def _memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def one(stage: Stage, *, in_transaction: bool) -> Callable[[], Pair]:
+    """One job at a time: medians of a block of each, in microseconds."""
+
+    def measure() -> Pair:
+        stage.clear()
+        if in_transaction:
+            with stage.conn.transaction():
+                ours, bare = _blocks(stage.conn)
+        else:
+            ours, bare = _blocks(stage.conn)
+        return Pair(ours, bare, bare / ours)
+
+    return measure
+
+
+def _blocks(conn: psycopg.Connection[tuple[object, ...]]) -> tuple[float, float]:
+    ours, bare = [], []
+    for number in range(_ONE_BY_ONE):
+        begin = time.perf_counter()
+        app.app.enqueue(app.burn.job(steps=number), conn)
+        middle = time.perf_counter()
+        conn.execute(_INSERT, ("default", "burn", f'{{"steps":{number}}}', 2, 5)).fetchone()
+        end = time.perf_counter()
+        ours.append(middle - begin)
+        bare.append(end - middle)
+    return statistics.median(ours) * 1e6, statistics.median(bare) * 1e6

@@ -1,0 +1,59 @@
+"""Rows about running jobs: noop, cpu1, cpu10, cpu100."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from scripts.bench import app
+from scripts.bench.figures import Pair
+from scripts.bench.stage import Stage
+from scripts.harness.runner import ROOT
+
+CHUNK_SIZES: Final = (1, 10, 100)
+
+
+def noop(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
+    """Jobs that do nothing, enqueued before."""
+
+    def measure() -> Pair:
+        total, steady = stage.run_jobs(itertools.repeat(app.noop.job(), jobs))
+        pool = pool_seconds(stage.procs, jobs, 0, 1)
+        return Pair(
+            jobs / total, jobs / pool, pool / total, {"steady jobs/s, first start to last finish": jobs / steady}
+        )
+
+    return measure
+
+
+def cpu(stage: Stage, *, ms: float, seconds: float) -> Callable[[], Pair]:
+    """Jobs of `ms` milliseconds of pure Python CPU work, as many as take that many seconds."""
+    steps = app.steps_for(ms / 1000)
+    jobs = round(seconds * stage.procs / (ms / 1000))
+    sample = max(stage.procs * 100, jobs // 10)
+    sizes = [size for size in CHUNK_SIZES if size * stage.procs * 4 <= jobs] or CHUNK_SIZES[:1]
+    best = min(sizes, key=lambda size: pool_seconds(stage.procs, sample, steps, size))
+
+    def measure() -> Pair:
+        _, ours = stage.run_jobs(itertools.repeat(app.burn.job(steps=steps), jobs))
+        chunked = pool_seconds(stage.procs, jobs, steps, best)
+        single = chunked if best == 1 else pool_seconds(stage.procs, jobs, steps, 1)
+        fastest = min(chunked, single)
+        extra = {
+            "ratio to chunksize 1": single / ours,
+            "best chunksize": float(best),
+            "share of undisturbed cores": jobs * ms / 1000 / stage.procs / ours,
+        }
+        return Pair(jobs / ours, jobs / fastest, fastest / ours, extra)
+
+    return measure
+
+
+def pool_seconds(procs: int, jobs: int, steps: int, chunksize: int) -> float:
+    """How long the bare pool takes."""
+    arguments = [str(number) for number in (procs, jobs, steps, chunksize)]
+    command = [sys.executable, "-m", "scripts.bench.pool", *arguments]
+    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)

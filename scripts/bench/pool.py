@@ -1,0 +1,28 @@
+"""The reference for jobs: a bare ProcessPoolExecutor with no queue at all, in a process of its own.
+
+    python -m scripts.bench.pool PROCS JOBS STEPS CHUNKSIZE
+
+Prints the seconds from handing out the first job until the last has ended. STEPS 0 means jobs that do nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+
+from scripts.bench import app
+
+
+def main(procs: int, jobs: int, steps: int, chunksize: int) -> float:
+    function = app.spin if steps else app.nothing
+    with ProcessPoolExecutor(procs) as pool:
+        deque(pool.map(function, [steps] * procs * 4), maxlen=0)  # its processes have started
+        begin = time.perf_counter()
+        deque(pool.map(function, [steps] * jobs, chunksize=chunksize), maxlen=0)
+        return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    print(main(*map(int, sys.argv[1:])))
