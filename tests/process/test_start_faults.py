@@ -1,0 +1,158 @@
+"""Children that do not come up: their jobs wait or go elsewhere, and none of it counts against a job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tasuki_mp.config import ExitCode
+from tests.support import invariants, jobs
+from tests.support.door import Door
+from tests.support.hooked import Supervised
+from tests.support.waiting import wait_gone
+
+Conn = psycopg.Connection[Any]
+
+APP = """
+import os, signal, sys
+from pathlib import Path
+from tasuki_mp import Tasuki
+
+FOLDER = Path(os.environ["TEST_FOLDER"])
+app = Tasuki()
+
+@app.handler
+def pid() -> int:
+    return os.getpid()
+
+for broken in sorted(FOLDER.glob("die-*"))[:1]:
+    how = broken.read_text()
+    if not how.startswith("for ever"):
+        broken.unlink()
+    if "raise" in how:
+        raise RuntimeError("not today")
+    if "exit" in how:
+        os._exit(3)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tmp_path.joinpath("fragile.py").write_text(APP, encoding="utf-8")
+    return tmp_path
+
+
+def supervise(dsn: str, folder: Path, *options: str, procs: int = 1) -> Supervised:
+    return Supervised(
+        dsn,
+        *("--app-dir", str(folder), "--poll", "20ms", *options),
+        app="fragile:app",
+        procs=procs,
+        env={"TEST_FOLDER": str(folder)},
+    )
+
+
+@pytest.mark.parametrize("how", ["kill", "exit", "raise"])
+def test_an_import_that_fails_now_and_then_costs_no_job_anything(dsn: str, conn: Conn, folder: Path, how: str) -> None:
+    with supervise(dsn, folder, "--no-preload") as supervised:
+        supervised.started()
+        first = jobs.wait_final(conn, jobs.add(conn, handler="pid"))["result"]
+        for number in range(2):
+            folder.joinpath(f"die-{number}").write_text(how, encoding="ascii")
+        job_id = jobs.add(conn, handler="pid", max_attempts=1)
+        os.kill(first, signal.SIGKILL)
+
+        supervised.event("child did not start")
+        row = jobs.wait_final(conn, jobs.add(conn, handler="pid", max_attempts=1))
+
+        assert (row["status"], row["attempt"], row["crashes"]) == ("completed", 1, 0)
+        assert jobs.wait_final(conn, job_id)["attempt"] == 1
+        assert list(folder.glob("die-*")) == []
+        assert supervised.stop() == 0
+    invariants.check(conn)
+
+
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+@pytest.mark.parametrize("how", ["kill", "exit", "raise"])
+def test_an_application_whose_import_always_fails_is_given_up(
+    dsn: str, conn: Conn, folder: Path, how: str, preload: str
+) -> None:
+    folder.joinpath("die-0").write_text(f"for ever: {how}", encoding="ascii")
+    job_id = jobs.add(conn, handler="pid")
+
+    with supervise(dsn, folder, preload, procs=2) as supervised:
+        assert supervised.wait() == ExitCode.APP
+        log = "\n".join(supervised.further_lines())
+
+    assert "fragile:app" in log
+    assert ("RuntimeError: not today" in log) == (how == "raise")
+    row = jobs.live(conn, job_id)
+    assert row is not None
+    assert (row["status"], row["attempt"]) == ("pending", 0)
+    invariants.check(conn, [job_id])
+
+
+APP_AT_THE_DOOR = """
+import os, socket
+from tasuki_mp import Tasuki
+app = Tasuki()
+
+@app.handler
+def pid() -> int:
+    return os.getpid()
+
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(os.environ["TEST_DOOR"])
+    sock.sendall(b'{"pid": %d, "job": 0, "lease_no": 0, "attempt": 0}\\n' % os.getpid())
+    sock.recv(1)
+"""
+
+
+def test_a_child_killed_before_its_hello_is_replaced(dsn: str, conn: Conn, tmp_path: Path) -> None:
+    tmp_path.joinpath("slow.py").write_text(APP_AT_THE_DOOR, encoding="utf-8")
+    options = ("--no-preload", "--app-dir", str(tmp_path), "--poll", "20ms")
+    job_id = jobs.add(conn, handler="pid", max_attempts=1)
+    with Door() as door, Supervised(dsn, *options, app="slow:app", env={"TEST_DOOR": door.path}) as supervised:
+        victim = door.visitor()
+        victim.signal(signal.SIGKILL)
+        wait_gone(victim.pid)
+        supervised.event("child did not start", failures=1)
+
+        # A spare may come to the door as well, where importing takes its time.
+        row = None
+        while row is None:
+            door.visitor().tell("go on")
+            supervised.event("child ready")
+            row = jobs.wait_final(conn, job_id)
+
+        assert (row["status"], row["attempt"], row["crashes"]) == ("completed", 1, 0)
+        assert row["result"] != victim.pid
+
+
+FEW_DESCRIPTORS = (
+    "-c",
+    """import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])""",
+)
+
+
+@pytest.mark.parametrize("limit", [64, 96])
+def test_too_few_descriptors_for_all_children_leave_it_working(dsn: str, conn: Conn, limit: int) -> None:
+    ids = jobs.fill(conn, 100, handler="note")
+    with Supervised(dsn, "--poll", "20ms", procs=16, launcher=(*FEW_DESCRIPTORS, str(limit), sys.executable)) as short:
+        short.started()
+        short.event("child did not start")
+
+        for job_id in ids:
+            assert jobs.wait_final(conn, job_id)["attempt"] == 1
+
+        assert short.stop() == 0
+    invariants.check(conn, ids)
