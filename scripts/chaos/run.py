@@ -26,6 +26,8 @@ SETTLE_FOR: Final = 120.0
 """Seconds after the last fault within which every job must have ended."""
 STOP_FOR: Final = 60.0
 PROBES: Final = 20
+PROBE_FOR: Final = 5.0
+"""Seconds within which a job must be done when there is nothing else to do: many polls, even on a busy machine."""
 DESCRIPTORS_SLACK: Final = 24
 
 
@@ -128,8 +130,8 @@ def _probe(conn: psycopg.Connection[Any]) -> Iterator[str]:
         with conn.transaction():
             job_id = jobs.app.enqueue(jobs.noop.job(), conn).id
             conn.execute("INSERT INTO chaos.ledger (id, kind) VALUES (%s, 'noop')", (job_id,))
-        if not wait(lambda: _live(conn) == 0, 3.0):
-            yield f"probe {number}: job {job_id} was not run within 3 s, though nothing else was to be done"
+        if not wait(lambda: _live(conn) == 0, PROBE_FOR):
+            yield f"probe {number}: job {job_id} was not run within {PROBE_FOR:g} s, though nothing else was to be done"
 
 
 def _resources(fleet: Fleet, plan: Plan) -> Iterator[str]:
