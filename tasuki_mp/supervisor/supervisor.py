@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -294,8 +295,8 @@ class Supervisor:
     async def _say_goodbye(self, me: upkeep.SupervisorRow, *, is_flushed: bool) -> None:
         try:
             async with asyncio.timeout(GOODBYE_FOR):
-                await self._leaser.release_unknown()
-                await self._upkeep.call(upkeep.deregister, me.owner)
+                await _twice(self._leaser.release_unknown)
+                await _twice(lambda: self._upkeep.call(upkeep.deregister, me.owner))
         except (UnavailableError, psycopg.Error, TimeoutError) as error:
             logs.event(logging.WARNING, "could not say goodbye to the database", error=str(error).strip())
         if not is_flushed:
@@ -426,6 +427,14 @@ class Supervisor:
         if self._ended.is_set():
             reasons.append("stopping")
         return Health(is_alive=is_alive, is_ready=not reasons, reasons=tuple(reasons))
+
+
+async def _twice(call: Callable[[], Awaitable[object]]) -> None:
+    """Call it, and again if its connection turns out to have died while it was idle."""
+    try:
+        await call()
+    except UnavailableError:
+        await call()
 
 
 def _raise_descriptor_limit(procs: int) -> int:
