@@ -144,6 +144,10 @@ class World:
     def check(self) -> None:
         """Every row is as the ledger says, and nothing that happened on the way breaks a rule."""
         audit.check(self.conn)
+        self.compare()
+
+    def compare(self) -> None:
+        """Every row is as the ledger says."""
         owners = {holder.owner: who for who, holder in enumerate(self.holders)}
         seen = {
             job_id: (status, attempt, crashes, lease_no, owners.get(owner), is_canceling)
