@@ -1,15 +1,28 @@
-"""The database of the tests, and the tag that finds processes left behind."""
+"""What all tests share: the database, the tag that finds processes left behind, the same start however it was made."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 
 from tests.support import leaks
 from tests.support.postgres import Postgres, session_server
+
+# A busy machine is no reason to fail; pytest's own timeout is for what hangs.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
+
+
+def pytest_configure() -> None:
+    """Whatever starts the suite, the programs that it starts can be interrupted: `nohup` and `&` have that ignored."""
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
