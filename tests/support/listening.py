@@ -15,14 +15,14 @@ _END = "that was all"
 def listening(dsn: str, channel: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection that listens from now on; `heard` asks it."""
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(f"LISTEN {channel}")  # type: ignore[call-overload]  # the tests' own channels
+        conn.execute(f"LISTEN {channel}")
         yield conn
 
 
 def heard(conn: psycopg.Connection[Any], channel: str) -> list[str]:
     """The payloads heard since the last call: a notification of its own marks the end, so this waits for no time."""
     conn.execute("SELECT pg_notify(%s, %s)", (channel, _END))
-    payloads = []
+    payloads: list[str] = []
     # A generator of notifications that is left open keeps the connection locked.
     with closing(conn.notifies(timeout=20)) as notifications:
         for notification in notifications:

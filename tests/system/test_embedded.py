@@ -101,7 +101,7 @@ def _end(user: subprocess.Popen[str]) -> None:
 
 def _one(dsn: str, query: str) -> object:
     with psycopg.connect(dsn, autocommit=True) as conn:
-        row = conn.execute(query).fetchone()  # type: ignore[call-overload]  # the queries are in this file
+        row = conn.execute(query).fetchone()
         return row[0] if row else None
 
 
