@@ -1,0 +1,248 @@
+"""What Postgres may answer to a supervisor: refusals that pass, refusals that don't, locks that somebody holds."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support import invariants, jobs, outages
+from tests.support.door import Door
+from tests.support.hooked import Supervised, supervisors
+from tests.support.waiting import wait_for_row, wait_until
+
+Conn = psycopg.Connection[Any]
+
+
+def refuse(conn: Conn, sqlstate: str, *, on: str = "job_archive", when: str = "true", times: int | None = None) -> None:
+    """Let writes to that table fail with this SQLSTATE, the first `times` times or for ever."""
+    # Sequences are not rolled back with the statement that is refused.
+    conn.execute("CREATE SEQUENCE IF NOT EXISTS refusals; ALTER SEQUENCE refusals RESTART")
+    limit = "true" if times is None else f"nextval('refusals') <= {times}"
+    conn.execute(
+        f"""CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+              IF ({when}) AND {limit} THEN RAISE EXCEPTION 'refused by the test' USING ERRCODE = '{sqlstate}'; END IF;
+              RETURN new;
+            END $$""".encode()
+    )
+    conn.execute(
+        f"CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON tasuki.{on} FOR EACH ROW EXECUTE FUNCTION refuse()".encode()
+    )
+
+
+def relent(conn: Conn, *, on: str = "job_archive") -> None:
+    conn.execute(f"DROP TRIGGER refuse ON tasuki.{on}".encode())
+
+
+TRANSIENT = {
+    "40P01": "deadlock",
+    "40001": "could not serialize",
+    "57014": "statement timeout",
+    "53100": "disk full",
+    "53200": "out of memory",
+    "XX000": "internal error",
+}
+
+
+def test_an_outcome_that_is_refused_for_now_is_sent_until_it_is_written(dsn: str, conn: Conn) -> None:
+    with Supervised(dsn) as supervised:
+        supervised.started()
+        for sqlstate, what in TRANSIENT.items():
+            refuse(conn, sqlstate, times=2)
+            job_id = jobs.add(conn, handler="note", payload={"text": what})
+            for _ in range(2):
+                supervised.event("finish failed, will send again")
+            row = jobs.wait_final(conn, job_id)
+            assert (row["status"], row["attempt"], row["result"]) == ("completed", 1, what)
+            relent(conn)
+        assert supervised.stop() == 0
+    invariants.check(conn)
+
+
+@pytest.mark.parametrize("sqlstate", ["22P05", "23514", "54000"])
+def test_an_outcome_that_can_never_be_stored_fails_its_job_alone(dsn: str, conn: Conn, sqlstate: str) -> None:
+    refuse(conn, sqlstate, when="new.result = '\"poison\"'")
+    if sqlstate == "23514":  # without a constraint's name it says that a partition is missing, and this one is not
+        conn.execute("ALTER TABLE tasuki.job_archive ADD CONSTRAINT no_poison CHECK (result <> '\"poison\"')")
+        relent(conn)
+    with Supervised(dsn) as supervised:
+        supervised.started()
+        with conn.transaction():
+            ids = [
+                jobs.add(conn, handler="note", payload={"text": text})
+                for text in ["fine"] * 5 + ["poison"] + ["fine"] * 5
+            ]
+        rows = [jobs.wait_final(conn, job_id) for job_id in ids]
+        assert supervised.stop() == 0
+    poison = rows.pop(5)
+    assert (poison["status"], poison["error"]["type"], poison["error"]["kind"]) == (
+        "failed",
+        "ResultNotStorable",
+        "bad_result",
+    )
+    assert {(row["status"], row["attempt"]) for row in rows} == {("completed", 1)}
+    invariants.check(conn, ids)
+
+
+def test_an_outcome_that_is_refused_even_as_a_failure_holds_up_nobody(dsn: str, conn: Conn) -> None:
+    refuse(conn, "22000", when="new.payload ->> 'text' = 'poison'")
+    with Supervised(dsn) as supervised:
+        with conn.transaction():
+            ids = [jobs.add(conn, handler="note", payload={"text": text}) for text in ("poison", "fine", "fine")]
+        for job_id in ids[1:]:
+            assert jobs.wait_final(conn, job_id)["status"] == "completed"
+        relent(conn)
+        assert jobs.wait_final(conn, ids[0])["error"]["type"] == "ResultNotStorable"
+        assert supervised.stop() == 0
+    invariants.check(conn, ids)
+
+
+def test_a_partition_that_is_missing_is_made(dsn: str, conn: Conn) -> None:
+    with Supervised(dsn) as supervised:
+        supervised.started()
+        (name,) = conn.execute(
+            """SELECT c.oid::regclass::text FROM pg_class AS c WHERE c.relname LIKE 'job_archive_completed_%'
+                  AND c.relname LIKE to_char(now() AT TIME ZONE 'UTC', '%YYYYMMDD')"""
+        ).fetchone() or ("",)
+        conn.execute(f"DROP TABLE {name}".encode())
+        job_id = jobs.add(conn, handler="note")
+        assert jobs.wait_final(conn, job_id)["status"] == "completed"
+        supervised.event("a partition was missing, creating it")
+        assert supervised.stop() == 0
+
+
+def test_leasing_that_is_refused_is_tried_again_and_not_all_the_time(dsn: str, conn: Conn) -> None:
+    refuse(conn, "53100", on="job", when="new.status = 'running'")
+    job_id = jobs.add(conn, handler="note")
+    with Supervised(dsn) as supervised:
+        first = supervised.event("lease refused", sqlstate="53100")
+        supervised.event("lease refused")
+        supervised.event("lease refused")
+        fourth = supervised.event("lease refused")
+        pauses = datetime.fromisoformat(fourth["time"]) - datetime.fromisoformat(first["time"])
+        assert pauses.total_seconds() > (0.1 + 0.2 + 0.4) / 2, (
+            "each pause is twice as long as the one before, give or take"
+        )
+        relent(conn, on="job")
+        row = jobs.wait_final(conn, job_id)
+        assert supervised.stop() == 0
+    assert (row["status"], row["attempt"]) == ("completed", 1)
+    invariants.check(conn, [job_id])
+
+
+def test_a_server_that_has_become_read_only_is_left(dsn: str, conn: Conn) -> None:
+    """After a failover the same connection may lead to a standby. It looks healthy, and must be given up."""
+    with Door() as door, Supervised(dsn) as supervised:
+        job_id = jobs.add(conn, handler="hold", payload={"door": door.path})
+        visitor = door.visitor()
+        refuse(conn, "25006")
+        visitor.tell("return kept")
+        supervised.event("finish failed, will send again")
+        before = outages.backend(conn, "tasuki-mp finish")
+        supervised.event("finish failed, will send again")
+        wait_until(lambda: outages.backend(conn, "tasuki-mp finish") != before)
+        relent(conn)
+        row = jobs.wait_final(conn, job_id)
+        assert supervised.stop() == 0
+    assert (row["status"], row["attempt"], row["result"]) == ("completed", 1, "kept")
+
+
+def test_a_database_that_is_set_read_only_is_waited_for(dsn: str, conn: Conn) -> None:
+    name = conn.info.dbname
+    with Supervised(dsn) as supervised:
+        supervised.started()
+        conn.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'.encode())
+        outages.terminate(conn, "tasuki-mp")
+        job_id = jobs.add(conn, handler="note")
+        assert "read-only" in supervised.event("lease failed")["error"]
+        assert "read-only" in supervised.event("lease failed")["error"]
+        conn.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only'.encode())
+        assert jobs.wait_final(conn, job_id)["attempt"] == 1
+        assert supervised.stop() == 0
+
+
+def test_while_somebody_has_locked_the_table_everything_waits_and_nothing_is_lost(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, "--lease", "1s") as supervised:
+        job_id = jobs.add(conn, handler="hold", payload={"door": door.path})
+        visitor = door.visitor()
+        with conn.transaction():
+            conn.execute("LOCK TABLE tasuki.job IN ACCESS EXCLUSIVE MODE")
+            visitor.tell("return after the lock")
+            for _ in range(2):  # for longer than half a lease
+                supervised.event("heartbeat failed")
+        row = jobs.wait_final(conn, job_id)
+        assert supervised.stop() == 0
+    assert (row["status"], row["attempt"], row["result"]) == ("completed", 1, "after the lock")
+    invariants.check(conn, [job_id])
+
+
+def test_a_row_that_somebody_has_locked_keeps_no_other_waiting(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, "--lease", "1s", procs=2) as supervised:
+        ids = [jobs.add(conn, handler="hold", payload={"door": door.path}) for _ in range(2)]
+        visitors = [door.visitor() for _ in ids]
+        locked, free = (visitor.job for visitor in visitors)
+        with psycopg.connect(dsn) as admin:
+            admin.execute("SELECT FROM tasuki.job WHERE id = %s FOR UPDATE", (locked,))
+            expiry = (jobs.live(conn, free) or {})["lease_expires_at"]
+            # The other lease is prolonged by more than its length, and its job finishes.
+            wait_for_row(
+                conn,
+                "SELECT 1 FROM tasuki.job WHERE id = %s AND lease_expires_at > %s::timestamptz + interval '1 s'",
+                (free, expiry),
+            )
+            for visitor in visitors:
+                visitor.tell("return done")
+            assert jobs.wait_final(conn, free)["status"] == "completed"
+            more = jobs.add(conn, handler="note")
+            assert jobs.wait_final(conn, more)["status"] == "completed"
+            assert jobs.status(conn, locked) == "running"
+        row = jobs.wait_final(conn, locked)
+        assert supervised.stop() == 0
+    assert (row["status"], row["attempt"], row["result"]) == ("completed", 1, "done")
+    invariants.check(conn, ids)
+
+
+def test_what_the_database_is_set_to_makes_no_difference(dsn: str, conn: Conn) -> None:
+    """Serializable by default, it would refuse every other statement of two supervisors."""
+    name = conn.info.dbname
+    conn.execute(f'ALTER DATABASE "{name}" SET default_transaction_isolation = serializable'.encode())
+    conn.execute(f"""ALTER DATABASE "{name}" SET timezone = 'Asia/Kathmandu'""".encode())
+    with supervisors(dsn, 2) as pair:
+        with conn.transaction():
+            ids = [jobs.add(conn, handler="note") for _ in range(200)]
+        wait_until(lambda: conn.execute("SELECT count(*) FROM tasuki.job_archive").fetchone() == (200,))
+        for supervised in pair:
+            assert supervised.stop() == 0
+            assert not {event["event"] for event in supervised.rest()} & {
+                "lease refused",
+                "finish failed, will send again",
+            }
+    invariants.check(conn, ids)
+
+
+def test_two_statements_at_the_same_barrier_share_the_jobs(dsn: str, conn: Conn) -> None:
+    """Two supervisors lease at the very same moment."""
+    with supervisors(dsn, 2) as pair:
+        with psycopg.connect(dsn) as other:
+            other.execute("LOCK TABLE tasuki.job IN ACCESS EXCLUSIVE MODE")
+            rows = other.execute(
+                """INSERT INTO tasuki.job (queue, handler)
+                   SELECT 'default', 'note' FROM generate_series(1, 20) RETURNING id"""
+            ).fetchall()
+            ids = [job_id for (job_id,) in rows]
+            wait_until(lambda: len(waiting(conn)) >= 2)
+        for job_id in ids:
+            assert jobs.wait_final(conn, job_id)["attempt"] == 1
+        for supervised in pair:
+            assert supervised.stop() == 0
+    invariants.check(conn, ids)
+
+
+def waiting(conn: Conn) -> list[tuple[Any, ...]]:
+    return conn.execute(
+        """SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+              AND application_name = 'tasuki-mp lease'"""
+    ).fetchall()
