@@ -25,7 +25,11 @@ Key = tuple[int, int]
 
 PIPE_SECONDS: Final = 0.010
 """Work that may wait in one slot's pipe, by its handlers' averages."""
-PIPE_MOST: Final = 64
+PIPE_MOST: Final = 128
+HANDING_OVER: Final = 0.000_020
+"""Seconds that a child needs for a job beside its handler."""
+LEAST_REST: Final = 0.001
+"""Seconds. A child that has less than twice that much work waiting is listened to all the time."""
 BEHIND_ONE: Final = 0.100
 """A job that takes up to so many seconds may have one more waiting behind it, so that its child need not idle while the
 supervisor hears of its end."""
@@ -201,6 +205,15 @@ class Dispatcher:
         each = max(ahead, estimate)
         count = len(child.inflight)
         return each * (count + 1) <= PIPE_SECONDS or (count == 1 and each <= BEHIND_ONE)
+
+    def rest_of(self, child: Child) -> float:
+        """Seconds for which nobody need look at this child: half of what it will take for what waits there."""
+        count = len(child.inflight)
+        if count < 3 or child.is_slow:
+            return 0.0
+        first = next(iter(child.inflight.values()))
+        rest = (count - 1) * ((self._estimates.of(first.handler) or 0.0) + HANDING_OVER) / 2
+        return rest if rest >= LEAST_REST else 0.0
 
     def _fresh_slot_for(self, lease: Lease) -> Slot | None:
         """A job that has killed a process runs only in a child that has run nothing yet, and alone."""

@@ -105,8 +105,11 @@ class Flow:
         child.is_slow = False
         since_start = clock.now() - frame.started_ns / 1e9
         self._ended(slot, child, lease, frame.outcome, since_start, ran_for, frame.cpu_ns / 1e9)
+
+    def frames_read(self, child: Child) -> float:
         self.dispatcher.pump()
         self._has_room()
+        return self.dispatcher.rest_of(child)
 
     def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float) -> None:
         self._ended(slot, child, lease, outcome, ran_for, ran_for, None)
@@ -179,7 +182,7 @@ class Flow:
         self.heartbeat.beat_now()
 
     def _has_room(self) -> None:
-        if self.leaser is not None:
+        if self.leaser is not None and self.wants() > 0:
             self.leaser.room()
 
     def _stop(self, key: Key, outcome: Outcome) -> None:

@@ -26,10 +26,10 @@ from tasuki_mp.config import ExitCode, RunConfig
 from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError, TasukiError
 from tasuki_mp.job import Lease
 from tasuki_mp.store import upkeep
+from tasuki_mp.store.look import DepthProbe
 from tasuki_mp.supervisor import clock, identity, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
-from tasuki_mp.supervisor.depths import Depths
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
 from tasuki_mp.supervisor.hooks import Hooks
@@ -394,7 +394,7 @@ class Supervisor:
         if self._config.http is None:
             return None
         host, port = self._config.http
-        depths = self._depths = Depths(self._config.dsn)
+        depths = self._depths = DepthProbe(self._config.dsn)
         server = HttpServer(host, port, self._health, Collector(self._metrics, self._gauges, depths))
         server.start()
         logs.event(logging.INFO, "http", url=f"http://{host}:{server.port}")
