@@ -102,7 +102,10 @@ def test_elsewhere_the_lease_has_to_expire_first(dsn: str, conn: Conn) -> None:
             assert held is not None
             unchanged = jobs.live(conn, job_id)
             assert unchanged is not None and unchanged["owner"] == held["owner"]
-            conn.execute("UPDATE tasuki.supervisor SET seen_at = now() - interval '1 hour' WHERE lease_seconds > 1")
+            conn.execute(
+                "UPDATE tasuki.supervisor SET seen_at = now() - interval '1 hour', lease_seconds = 1 WHERE pid = %s",
+                [first.pid],
+            )
             jobs.expire(conn, job_id)
             visitor = door.visitor()
             assert (visitor.job, visitor.attempt) == (job_id, 2)
