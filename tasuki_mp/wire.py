@@ -106,6 +106,8 @@ _decode_to_child: Callable[[Buffer], ToChild] = msgspec.msgpack.Decoder(ToChild)
 _decode_from_child: Callable[[Buffer], Finished | Retiring] = msgspec.msgpack.Decoder(_ARRAY_FRAMES).decode
 _decode_hello: Callable[[Buffer], Hello] = msgspec.msgpack.Decoder(Hello).decode
 
+# A plain number: combining flags of the enum takes longer than receiving the packet.
+_CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 _HELLO: Final = b"H"
 _FRAME: Final = b"F"
 _LARGE: Final = b"L"
@@ -161,6 +163,7 @@ class Receiver:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = memoryview(bytearray(_PACKET))
+        self._buffers = [self._buffer]
         self._ancillary = socket.CMSG_SPACE(2 * _FD_SIZE)
 
     def to_child(self, flags: int = 0) -> ToChild:
@@ -188,16 +191,10 @@ class Receiver:
         return frame, ()
 
     def _packet(self, flags: int) -> tuple[bytes, memoryview, tuple[int, ...]]:
-        size, ancillary, _, _ = self._sock.recvmsg_into(
-            [self._buffer], self._ancillary, flags | socket.MSG_CMSG_CLOEXEC
-        )
+        size, ancillary, _, _ = self._sock.recvmsg_into(self._buffers, self._ancillary, flags | _CLOSE_ON_EXEC)
         if size == 0:
             raise ClosedError
-        fds = array.array("i")
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(data[: len(data) - len(data) % _FD_SIZE])
-        return bytes(self._buffer[:1]), self._buffer[1:size], tuple(fds)
+        return bytes(self._buffer[:1]), self._buffer[1:size], _descriptors(ancillary) if ancillary else ()
 
     @staticmethod
     def _content(tag: bytes, body: memoryview, fds: tuple[int, ...]) -> memoryview | bytes:
@@ -214,6 +211,14 @@ class Receiver:
             chunks.append(chunk)
             offset += len(chunk)
         return b"".join(chunks)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % _FD_SIZE])
+    return tuple(fds)
 
 
 def _close(fds: tuple[int, ...]) -> None:
