@@ -58,8 +58,16 @@ class Heartbeat:
         self.unbroken_since: float | None = None
         """Since when heartbeats have come through without a gap; None while the last one failed."""
 
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True)
+    def start(self, failed: Callable[[BaseException], None]) -> None:
+        """Begin. `failed` is called on the loop if the thread ends by anything but `stop`."""
+
+        def work() -> None:
+            try:
+                self._beat_for_ever()
+            except BaseException as error:  # noqa: BLE001  whatever it is, leases are no longer prolonged
+                self._loop.call_soon_threadsafe(failed, error)
+
+        self._thread = threading.Thread(target=work, name="heartbeat", daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:

@@ -87,8 +87,10 @@ class Leaser:
         self._task: asyncio.Task[None] | None = None
         self.last_success = clock.now()
 
-    def start(self) -> None:
+    def start(self) -> asyncio.Task[None]:
+        """Begin; the task never ends by itself."""
         self._task = asyncio.create_task(self._lease_for_ever(), name="leaser")
+        return self._task
 
     async def stop(self) -> None:
         """Lease no more. A lease that is on its way is abandoned: its rows are found and given back as unknown."""

@@ -45,8 +45,10 @@ class Listener:
         self._events = events
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self) -> asyncio.Task[None]:
+        """Begin; the task never ends by itself."""
         self._task = asyncio.create_task(self._listen_for_ever(), name="listener")
+        return self._task
 
     async def stop(self) -> None:
         if self._task is not None:

@@ -92,11 +92,15 @@ class Outbox:
         if len(self._entries) >= BATCH:
             self._enough.set()
 
-    def start(self) -> None:
+    def start(self) -> asyncio.Task[None]:
+        """Begin; the task never ends by itself."""
         self._task = asyncio.create_task(self._flush_for_ever(), name="outbox")
+        return self._task
 
     async def drained(self, timeout: float) -> bool:
-        """Wait until everything is written; False if it took too long."""
+        """Wait until everything is written; False if it took too long, or nobody writes any more."""
+        if self._task is None or self._task.done():
+            return not self._entries
         self._enough.set()
         await tasks.wait_at_most(self._empty, timeout)
         return not self._entries

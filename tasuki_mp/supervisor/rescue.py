@@ -58,8 +58,10 @@ class Rescuer:
         self._partitions_at = clock.now()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self) -> asyncio.Task[None]:
+        """Begin; the task never ends by itself."""
         self._task = asyncio.create_task(self._look_around_for_ever(), name="rescuer")
+        return self._task
 
     async def stop(self) -> None:
         if self._task is not None:

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import Any, Final, Protocol, assert_never
 
 from tasuki_mp import logs, wire
+from tasuki_mp.child.describe import storable
 from tasuki_mp.job import Lease
 from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
 from tasuki_mp.supervisor import clock, tasks, tree
@@ -82,18 +83,19 @@ class Slot:
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self) -> None:
-        """Begin to keep a child."""
+    def start(self) -> asyncio.Task[None]:
+        """Begin to keep a child; the task never ends by itself."""
         self._need_child.set()
         self._keeper = asyncio.create_task(self._keep(), name=f"slot {self.index}")
+        return self._keeper
 
     async def stop(self) -> None:
         """Take no further job, let what runs end, dismiss every child and wait until each is dead. May be called twice."""
         self._is_stopping = True
         if self._keeper is not None:
             await tasks.end(self._keeper)
-        if self.child is not None:
-            self._leave(self.child)
+        for child in self.children:
+            self._leave(child)
         while self._buried or self._tasks:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=0 if self._buried else None)
@@ -359,7 +361,7 @@ def _died_of(death: Death, report: str) -> ErrorInfo:
         kind=ErrorKind.CRASH,
         type="ChildDied",
         message=f"the child process was {death}" if death.signal else f"the child process {death}",
-        traceback=report,
+        traceback=storable(report),
         signal=death.signal,
         exit_code=death.exit_code,
     )

@@ -23,7 +23,7 @@ import psycopg
 from tasuki_mp import logs, wire
 from tasuki_mp.child.application import AppSpec
 from tasuki_mp.config import ExitCode, RunConfig
-from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError, TasukiError
+from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError
 from tasuki_mp.job import Lease
 from tasuki_mp.store import upkeep
 from tasuki_mp.store.look import DepthProbe
@@ -102,7 +102,7 @@ class Supervisor:
         """Set when there is a reason to stop: a signal, a drained queue, an error."""
         self._second_signal = asyncio.Event()
         self._signals = 0
-        self._error: TasukiError | None = None
+        self._error: BaseException | None = None
         self._exit_code = ExitCode.OK
         # Handlers' output goes out on a thread of its own: a reader that is slow must not stop the loop.
         self._output = logs.LineWriter(sys.stdout)
@@ -114,6 +114,7 @@ class Supervisor:
     async def run(self) -> int:
         """Start, work, stop; the exit code."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._callback_failed)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._signalled, number)
         self._output.start()
@@ -189,14 +190,15 @@ class Supervisor:
             raise DatabaseError(f"the database can't be used: {str(error).strip()}") from error
         http = self._start_http()
         for slot in self._slots[1:]:
-            slot.start()
-        flow.outbox.start()
-        flow.heartbeat.start()
-        leaser.start()
-        rescuer.start()
+            tasks.watch(slot.start(), self._failed)
+        tasks.watch(flow.outbox.start(), self._failed)
+        flow.heartbeat.start(self._failed)
+        tasks.watch(leaser.start(), self._failed)
+        tasks.watch(rescuer.start(), self._failed)
         if config.notify:
-            listener.start()
+            tasks.watch(listener.start(), self._failed)
         ticker = asyncio.create_task(self._tick_for_ever(), name="ticker")
+        tasks.watch(ticker, self._failed)
         # What was loaded by now stays: a full collection need not look at it again, which took 50 ms of the loop's time.
         gc.collect()
         gc.freeze()
@@ -249,7 +251,7 @@ class Supervisor:
         return hello
 
     async def _hello_of_first(self) -> wire.Hello | None:
-        self._slots[0].start()
+        tasks.watch(self._slots[0].start(), self._failed)
         ended = asyncio.create_task(self._ended.wait())
         either: tuple[asyncio.Future[Any], ...] = (ended, self._first_hello)
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -330,6 +332,20 @@ class Supervisor:
         else:
             return
         self._ended.set()
+
+    def _failed(self, error: BaseException) -> None:
+        """A part has failed in a way that nobody foresaw: end in an orderly way what can be, and raise it then."""
+        logs.event(logging.CRITICAL, "stopping after an unexpected error", error=repr(error))
+        self._error = self._error or error
+        self._ended.set()
+
+    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What the loop found: an error in a callback may have left a job in nobody's hands."""
+        error = context.get("exception")
+        if isinstance(error, Exception) and "handle" in context:
+            self._failed(error)
+        else:
+            loop.default_exception_handler(context)
 
     def _hello_came(self, hello: wire.Hello) -> None:
         if not self._first_hello.done():
