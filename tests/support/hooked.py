@@ -59,6 +59,10 @@ class Gate:
         """Let it go on, and never stop anybody here again."""
         self._answer(b"-")
 
+    def break_down(self) -> None:
+        """Let it go on with an error that nobody expects there."""
+        self._answer(b"!")
+
     def close(self) -> None:
         """Go away."""
         self._sock.close()
@@ -247,8 +251,11 @@ def main() -> None:
                 with socket.socket(socket.AF_UNIX) as sock:
                     sock.connect(gates["path"])
                     sock.sendall(point.encode())
-                    if sock.recv(1) != b"+":
+                    answer = sock.recv(1)
+                    if answer != b"+":
                         points.discard(point)
+                    if answer == b"!":
+                        raise RuntimeError("the test says so")
 
     _break(os.environ.pop(_MUTANT))
     supervisor.run = partial(supervisor.run, hooks=Gated())
