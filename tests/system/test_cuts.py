@@ -33,7 +33,7 @@ def stage(postgres: Postgres, template: str, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("is_forwarded", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
-    ("application", "points"), [("lease", range(1, 38, 6)), ("finish", range(2, 22, 4)), ("listener", range(1, 3))]
+    ("application", "points"), [("lease", range(1, 38, 9)), ("finish", range(2, 22, 6)), ("listener", range(1, 3))]
 )
 def test_a_connection_is_cut_while_jobs_run(stage: Scene, application: str, points: range, is_forwarded: bool) -> None:
     happened = [stage.play_with(Fault(at=at, application=application, is_forwarded=is_forwarded)) for at in points]
@@ -42,7 +42,7 @@ def test_a_connection_is_cut_while_jobs_run(stage: Scene, application: str, poin
 
 @pytest.mark.parametrize("application", APPLICATIONS)
 def test_a_connection_is_cut_while_it_is_made(stage: Scene, application: str) -> None:
-    for at in (1, 4, 12):
+    for at in (1, 12):
         assert stage.play_with(Fault(at=at, application=application), is_cut_before=True, is_awaited=True)
 
 
@@ -66,12 +66,12 @@ def test_outcomes_whose_reply_was_lost_are_found_to_be_written(stage: Scene) -> 
     stage.supervised.event("outcome was written before, its reply was lost")
 
 
-@pytest.mark.parametrize("at", [1, 10, 30, 50, 70, 90])
+@pytest.mark.parametrize("at", [1, 30, 60, 90])
 def test_cut_at_its_start_it_starts_or_says_why_not(dsn: str, conn: Conn, at: int) -> None:
     assert start_with(Fault(at=at), dsn, conn)
 
 
-@pytest.mark.parametrize("at", [1, 5, 9])
+@pytest.mark.parametrize("at", [1, 6])
 def test_cut_at_its_end_it_says_goodbye_all_the_same(dsn: str, conn: Conn, tmp_path: Path, at: int) -> None:
     with scene(dsn, conn, tmp_path) as stage:
         stage.play()
