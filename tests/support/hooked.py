@@ -225,6 +225,10 @@ def _break(mutant: str) -> None:
             from tasuki_mp.supervisor import rescue
 
             rescue.has_served_quarantine = lambda **_: True
+        case "an outbox for two":
+            from tasuki_mp.supervisor.outbox import Outbox
+
+            setattr(Outbox, "is_full", property(lambda self: len(self) >= 2))  # noqa: B010  mypy knows no other way
         case "wall clock a year ahead":
             import time
 

@@ -133,6 +133,27 @@ def test_leasing_that_is_refused_is_tried_again_and_not_all_the_time(dsn: str, c
     invariants.check(conn, [job_id])
 
 
+def test_when_the_outbox_is_full_nothing_more_is_leased(dsn: str, conn: Conn) -> None:
+    """The disk is full: what runs may end, but no more is begun that could not be written down."""
+    refuse(conn, "53100")
+    with Supervised(dsn, "--poll", "50ms", mutant="an outbox for two") as supervised:
+        ids = []
+        for _ in range(2):
+            ids.append(jobs.add(conn, handler="note"))
+            supervised.event("job completed", job=ids[-1])
+        ids.append(jobs.add(conn, handler="note"))
+        for _ in range(3):
+            supervised.event("finish failed, will send again", waiting=2)
+        row = jobs.live(conn, ids[-1])
+        assert row is not None
+        assert (row["status"], row["attempt"]) == ("pending", 0)
+        relent(conn)
+        for job_id in ids:
+            assert jobs.wait_final(conn, job_id)["attempt"] == 1
+        assert supervised.stop() == 0
+    invariants.check(conn, ids)
+
+
 def test_a_server_that_has_become_read_only_is_left(dsn: str, conn: Conn) -> None:
     """After a failover the same connection may lead to a standby. It looks healthy, and must be given up."""
     with Door() as door, Supervised(dsn) as supervised:
