@@ -109,6 +109,8 @@ class Flow:
     def frames_read(self, child: Child) -> float:
         self.dispatcher.pump()
         self._has_room()
+        if not child.inflight and self.dispatcher.is_idle:
+            self.outbox.hurry()
         return self.dispatcher.rest_of(child)
 
     def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float) -> None:

@@ -26,22 +26,22 @@ from tasuki_mp.config import ExitCode, RunConfig
 from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError
 from tasuki_mp.job import Lease
 from tasuki_mp.store import upkeep
-from tasuki_mp.store.look import DepthProbe
 from tasuki_mp.supervisor import clock, identity, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
+from tasuki_mp.supervisor.drain import Drain
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
 from tasuki_mp.supervisor.hooks import Hooks
-from tasuki_mp.supervisor.http import Health, HttpServer
 from tasuki_mp.supervisor.leaser import Leaser
 from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.listener import Listener
-from tasuki_mp.supervisor.metrics import Collector, Gauges, Metrics
+from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.outbox import Outbox
 from tasuki_mp.supervisor.reaper import Reaper
 from tasuki_mp.supervisor.rescue import Rescuer
 from tasuki_mp.supervisor.slot import Slot
+from tasuki_mp.supervisor.vitals import Vitals
 
 START_TRIES: Final = 5
 """Failures in a row to start a child, before there ever was one, after which the supervisor gives up."""
@@ -106,8 +106,8 @@ class Supervisor:
         self._exit_code = ExitCode.OK
         # Handlers' output goes out on a thread of its own: a reader that is slow must not stop the loop.
         self._output = logs.LineWriter(sys.stdout)
-        self._ticked_at = clock.now()
-        self._drain_check: asyncio.Task[None] | None = None
+        self._vitals = Vitals(config, self._flow, self._metrics)
+        self._drain: Drain | None = None
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,14 +181,23 @@ class Supervisor:
             hooks=self._hooks,
         )
         listener = Listener(config.dsn, owner=me.owner, events=self)
-        self._upkeep, self._queues, self._handlers = upkeep_link, sorted(queues), handlers
+        self._upkeep = upkeep_link
+        if config.drain is not None:
+            self._drain = Drain(
+                config.drain,
+                upkeep_link,
+                flow,
+                queues=sorted(queues),
+                handlers=handlers,
+                on_drained=self._drained,
+            )
         try:
             await upkeep_link.call(upkeep.ensure_partitions)
             await upkeep_link.call(upkeep.register, me)
             await upkeep_link.call(upkeep.register_handlers, hello.handlers, hello.app_version)
         except (UnavailableError, psycopg.Error) as error:
             raise DatabaseError(f"the database can't be used: {str(error).strip()}") from error
-        http = self._start_http()
+        self._vitals.start()
         for slot in self._slots[1:]:
             tasks.watch(slot.start(), self._failed)
         tasks.watch(flow.outbox.start(), self._failed)
@@ -212,6 +221,7 @@ class Supervisor:
             pid=os.getpid(),
         )
         await self._ended.wait()
+        self._vitals.is_stopping = True
         await listener.stop()
         await self._quiesce()
         await rescuer.stop()
@@ -222,9 +232,7 @@ class Supervisor:
         await self._say_goodbye(me, is_flushed=is_flushed)
         for link in (lease_link, finish_link, upkeep_link):
             await link.close()
-        if http is not None:
-            await asyncio.to_thread(http.stop)
-            self._depths.close()
+        await asyncio.to_thread(self._vitals.stop)
 
     async def _start_first_child(self) -> wire.Hello | None:
         """The first child's hello, which says what the application is; None when we were told to stop before it came."""
@@ -360,89 +368,33 @@ class Supervisor:
         else:
             self._output.write(f"job {lease.id if lease else '-'} | {logs.escape(line, limit=TEXT_LIMIT)}")
 
-    # ── drain ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
     def _idle(self) -> None:
-        if self._config.drain is None or len(self._flow.outbox) or self._ended.is_set():
-            return
-        if self._drain_check is None or self._drain_check.done():
-            self._drain_check = asyncio.create_task(self._check_drained(), name="drain check")
+        if self._drain is not None and not self._ended.is_set():
+            self._drain.idle()
 
-    async def _check_drained(self) -> None:
-        try:
-            left = await self._upkeep.call(
-                upkeep.drain_left, queues=self._queues, handlers=self._handlers, due_only=self._config.drain == "due"
-            )
-        except (UnavailableError, psycopg.Error) as error:
-            logs.event(logging.WARNING, "drain check failed", error=str(error).strip())
-            return
-        if left.waiting or left.running or not self._flow.dispatcher.is_idle or len(self._flow.outbox):
-            return
-        for handler, count in sorted(left.unknown.items()):
-            logs.event(logging.WARNING, "left: no such handler in this application", handler=handler, jobs=count)
-        for queue, count in sorted(left.paused.items()):
-            logs.event(logging.WARNING, "left: the queue is paused", queue=queue, jobs=count)
-        if left.unknown or left.paused:
+    def _drained(self, has_left: bool) -> None:
+        if has_left:
             self._exit_code = ExitCode.DRAIN_LEFT
-        logs.event(logging.INFO, "drained")
         self._ended.set()
-
-    # ── ticks, health ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _tick_for_ever(self) -> None:
         looked_at = clock.now()
         while True:
             await asyncio.sleep(IDLE_TICK if self._flow.dispatcher.is_idle else BUSY_TICK)
             now = clock.now()
-            if now - self._ticked_at > self._config.lease / 4:
+            if now - self._vitals.ticked_at > self._config.lease / 4:
                 # We were frozen or the host slept: before anything else, ask which leases are still ours.
-                logs.event(logging.WARNING, "woke up after a standstill", seconds=round(now - self._ticked_at, 1))
+                logs.event(
+                    logging.WARNING, "woke up after a standstill", seconds=round(now - self._vitals.ticked_at, 1)
+                )
                 self._flow.heartbeat.beat_now()
-            self._ticked_at = now
+            self._vitals.ticked_at = now
             self._flow.dispatcher.tick()
             if now - looked_at >= IDLE_TICK:
                 looked_at = now
                 self._flow.kill_untrusted()
                 for slot in self._slots:
                     slot.peek()
-
-    def _start_http(self) -> HttpServer | None:
-        if self._config.http is None:
-            return None
-        host, port = self._config.http
-        depths = self._depths = DepthProbe(self._config.dsn)
-        server = HttpServer(host, port, self._health, Collector(self._metrics, self._gauges, depths))
-        server.start()
-        logs.event(logging.INFO, "http", url=f"http://{host}:{server.port}")
-        return server
-
-    def _gauges(self) -> Gauges:
-        """Called in the server's threads: reads single values only."""
-        slots = [slot.child for slot in self._slots]
-        return Gauges(
-            slots=len(slots),
-            children=sum(1 for child in slots if child),
-            running=sum(1 for child in slots if child and child.inflight),
-            ready=len(self._flow.dispatcher),
-            outbox=len(self._flow.outbox),
-            heartbeat_age=self._flow.heartbeat.age,
-        )
-
-    def _health(self) -> Health:
-        """Called in the server's threads."""
-        lag = clock.now() - self._ticked_at
-        reasons = []
-        if lag > max(5.0, self._config.lease / 4):
-            reasons.append(f"the loop has been stuck for {lag:.0f} s")
-        is_alive = not reasons
-        if self._flow.heartbeat.age > self._config.lease / 2:
-            reasons.append(f"no heartbeat has reached the database for {self._flow.heartbeat.age:.0f} s")
-        missing = sum(1 for slot in self._slots if slot.child is None)
-        if missing == len(self._slots):
-            reasons.append("no slot has a child")
-        if self._ended.is_set():
-            reasons.append("stopping")
-        return Health(is_alive=is_alive, is_ready=not reasons, reasons=tuple(reasons))
 
 
 async def _twice(call: Callable[[], Awaitable[object]]) -> None:

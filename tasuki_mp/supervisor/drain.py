@@ -1,0 +1,59 @@
+"""Whether there is anything left to do: for `run --drain`, asked of the database whenever this supervisor is idle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import psycopg
+
+from tasuki_mp import logs
+from tasuki_mp.store import upkeep
+from tasuki_mp.supervisor.flow import Flow
+from tasuki_mp.supervisor.link import Link, UnavailableError
+
+
+class Drain:
+    """`on_drained` is called once nothing waits and nothing runs, here and elsewhere, with whether jobs had to be left."""
+
+    def __init__(
+        self,
+        mode: Literal["all", "due"],
+        link: Link,
+        flow: Flow,
+        *,
+        queues: list[str],
+        handlers: list[str],
+        on_drained: Callable[[bool], None],
+    ) -> None:
+        self._mode = mode
+        self._link = link
+        self._flow = flow
+        self._queues = queues
+        self._handlers = handlers
+        self._on_drained = on_drained
+        self._check: asyncio.Task[None] | None = None
+
+    def idle(self) -> None:
+        """Nothing waits and nothing runs here: ask about the rest, unless that is being asked already."""
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._ask(), name="drain check")
+
+    async def _ask(self) -> None:
+        try:
+            left = await self._link.call(
+                upkeep.drain_left, queues=self._queues, handlers=self._handlers, due_only=self._mode == "due"
+            )
+        except (UnavailableError, psycopg.Error) as error:
+            logs.event(logging.WARNING, "drain check failed", error=str(error).strip())
+            return
+        if left.waiting or left.running or not self._flow.dispatcher.is_idle or len(self._flow.outbox):
+            return
+        for handler, count in sorted(left.unknown.items()):
+            logs.event(logging.WARNING, "left: no such handler in this application", handler=handler, jobs=count)
+        for queue, count in sorted(left.paused.items()):
+            logs.event(logging.WARNING, "left: the queue is paused", queue=queue, jobs=count)
+        logs.event(logging.INFO, "drained")
+        self._on_drained(bool(left.unknown or left.paused))
