@@ -30,7 +30,7 @@ Key = tuple[int, int]
 FLUSH_EVERY: Final = 0.025
 """Seconds between flushes under load: finishing five times as often cost jobs of a millisecond a third of the machine."""
 FLUSH_SHARE: Final = 20.0
-"""Seconds between flushes by how long the last one took: a database that is busy is asked less often for more."""
+"""A flush comes no sooner than so many times its own duration after the last: a busy database is asked less often."""
 LONGEST_FLUSH: Final = 0.200
 """Seconds that a decided outcome waits at most; if the supervisor is killed meanwhile, the job runs again."""
 BATCH: Final = 1024
