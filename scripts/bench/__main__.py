@@ -43,6 +43,10 @@ class Benchmark:
     prepare: Callable[[Stage, Size], Callable[[], Pair]]
 
 
+HEAD: Final = """\
+| name | what | tasuki-mp | reference | ratio | goal | steal |
+| --- | --- | --- | --- | --- | --- | --- |"""
+
 _POOL: Final = "ProcessPoolExecutor.map, the best chunksize"
 
 BENCHMARKS: Final = {
@@ -98,7 +102,9 @@ def main() -> int:
     parser.add_argument(
         "--jobs", type=int, default=50_000, help="of noop; enqueue-many takes four times as many  [50000]"
     )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the results as JSON")
+    form.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
     given = parser.parse_args()
     names = list(BENCHMARKS) if "all" in given.names else given.names
     size = Size(given.seconds, given.jobs)
@@ -106,10 +112,13 @@ def main() -> int:
     for name in names:
         row = run(name, procs=given.procs, pairs=given.pairs, size=size)
         rows.append(row)
-        print("\n".join(row.lines()), file=sys.stderr if given.json else sys.stdout, flush=True)
+        print("\n".join(row.lines()), file=sys.stderr if given.json or given.markdown else sys.stdout, flush=True)
     if given.json:
         json.dump({"machine": host.description(), "rows": [row.as_json() for row in rows]}, sys.stdout, indent=1)
         print()
+    elif given.markdown:
+        print(f"{host.description()}, {given.pairs} pairs\n\n{HEAD}")
+        print("\n".join(row.as_markdown() for row in rows))
     else:
         print(host.description())
     return 0

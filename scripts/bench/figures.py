@@ -50,6 +50,19 @@ class Row:
             *(f"  {key}: {_spread([pair.extra[key] for pair in self.pairs])}" for key in self.pairs[0].extra),
         ]
 
+    def as_markdown(self) -> str:
+        """A row of the table in docs/benchmarks.md."""
+        ours, reference = (_spread([getattr(pair, side) for pair in self.pairs]) for side in ("ours", "reference"))
+        ratios = sorted(pair.ratio for pair in self.pairs)
+        extra = "; ".join(
+            f"{key}: {_number(statistics.median(p.extra[key] for p in self.pairs))}" for key in self.pairs[0].extra
+        )
+        return (
+            f"| `{self.name}` | {self.what}{' (' + extra + ')' if extra else ''} | {ours} {self.unit} "
+            f"| {self.reference}: {reference} {self.unit} | {self.ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) "
+            f"| {self.target} | {self.steal:.0%} |"
+        )
+
 
 def _spread(values: Sequence[float]) -> str:
     return f"{_number(statistics.median(values))} ({_number(min(values))} to {_number(max(values))})"
