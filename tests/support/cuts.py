@@ -26,6 +26,8 @@ OPTIONS = ("--poll", "50ms", "--lease", "2s")
 """A lease whose reply was lost is looked for with every heartbeat, and there are three of them in a lease."""
 APPLICATIONS = ("lease", "finish", "listener", "heartbeat", "upkeep")
 """The connections of a supervisor, by the last word of their application_name."""
+_IN_SERVICE = {"listener": 3}
+"""How many answers make a connection one in service: before it is, the next attempt takes twice as long to come."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ class Scene:
         awaited, it may happen after the jobs: then others follow.
         """
         if is_cut_before:
-            self.proxy.cut(fault.application or "")
+            application = fault.application or ""
+            in_service = _IN_SERVICE.get(application, 1)
+            wait_until(lambda: self.proxy.answers(application) >= in_service, f"{application} is connected")
+            self.proxy.cut(application)
         armed = self.proxy.arm(fault)
         self.play()
         if is_awaited:

@@ -178,6 +178,10 @@ class FaultProxy:
         """How many connections with such an application_name there are."""
         return sum(application in connection.application for connection in self._living())
 
+    def answers(self, application: str = "") -> int:
+        """How many statements and handshakes the server has answered on the newest such connection."""
+        return next((c.answers for c in reversed(self._living()) if application in c.application), 0)
+
     # ── relaying ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _accept(self) -> None:
@@ -216,6 +220,7 @@ class FaultProxy:
                 connection.flow.clear()
             message = Message(next(self._numbers), connection.number, connection.application, direction, tag, body)
             self.messages.append(message)
+            connection.answers += tag == "Z" and direction == "to client"
             due = [armed for armed in self._armed if armed.is_due(message)]
         if not due:
             connection.flow.wait()
@@ -250,6 +255,7 @@ class _Connection:
     def __init__(self, number: int, client: socket.socket, server: socket.socket) -> None:
         self.number = number
         self.application = ""
+        self.answers = 0
         self.is_over = False
         self.flow = threading.Event()
         self.flow.set()
