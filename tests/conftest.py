@@ -30,20 +30,19 @@ def postgres() -> Iterator[Postgres]:
     """The server of this session."""
     with session_server() as server:
         yield server
+        server.drop_templates()
 
 
 @pytest.fixture(scope="session")
-def template(postgres: Postgres) -> Iterator[str]:
+def template(postgres: Postgres) -> str:
     """The name of a migrated database; `postgres.database(template)` makes copies of it."""
-    name = postgres.template()
-    yield name
-    postgres.drop(name)
+    return postgres.template()
 
 
 @pytest.fixture
-def dsn(postgres: Postgres, template: str) -> Iterator[str]:
+def dsn(postgres: Postgres) -> Iterator[str]:
     """The dsn of a fresh migrated database."""
-    with postgres.database(template) as address:
+    with postgres.database(postgres.template()) as address:
         yield address
 
 

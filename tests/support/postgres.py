@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -31,13 +32,25 @@ class Postgres:
     dsn: str
     """Of a database that is only connected to for making others."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _templates: dict[date, str] = field(default_factory=dict)
 
     def template(self) -> str:
-        """The name of a new database with the project's schema, to make copies of."""
-        name = self._new_name("template")
-        self._administer(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        migrate(self.dsn_of(name))
-        return name
+        """The name of a database with the project's schema, to make copies of; migrated once a day.
+
+        The schema has a partition for each day: a copy made after midnight of one migrated before is no fresh database.
+        """
+        today = datetime.now(UTC).date()
+        if today not in self._templates:
+            name = self._new_name("template")
+            self._administer(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            self._templates[today] = name
+            migrate(self.dsn_of(name))
+        return self._templates[today]
+
+    def drop_templates(self) -> None:
+        """At the end of the session: on somebody else's server nothing may be left."""
+        while self._templates:
+            self.drop(self._templates.popitem()[1])
 
     @contextmanager
     def database(self, template: str | None = None) -> Iterator[str]:
