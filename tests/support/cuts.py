@@ -57,7 +57,7 @@ class Scene:
         """Let jobs run while this happens to a connection; whether it did.
 
         With `is_cut_before` the connection is a new one, so that the fault may hit it as it is made. If the fault is
-        awaited, it may happen after the jobs: then others follow.
+        awaited, more jobs run until it happens, and after it.
         """
         if is_cut_before:
             application = fault.application or ""
@@ -67,7 +67,7 @@ class Scene:
         armed = self.proxy.arm(fault)
         self.play()
         if is_awaited:
-            armed.wait()
+            wait_until(lambda: armed.message or not self.play(), f"{fault}")
         self.proxy.heal()
         if is_awaited:
             self.play()
