@@ -123,9 +123,8 @@ def test_leasing_that_is_refused_is_tried_again_and_not_all_the_time(dsn: str, c
         supervised.event("lease refused")
         fourth = supervised.event("lease refused")
         pauses = datetime.fromisoformat(fourth["time"]) - datetime.fromisoformat(first["time"])
-        assert pauses.total_seconds() > (0.1 + 0.2 + 0.4) / 2, (
-            "each pause is twice as long as the one before, give or take"
-        )
+        # What else goes well on that connection lets the pauses begin anew; none is shorter than half the first.
+        assert pauses.total_seconds() > 3 * 0.1 / 2
         relent(conn, on="job")
         row = jobs.wait_final(conn, job_id)
         assert supervised.stop() == 0
