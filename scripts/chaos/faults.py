@@ -16,7 +16,7 @@ import psycopg
 
 from scripts.chaos.fleet import Fleet, Member
 from scripts.harness import host
-from scripts.harness.server import Server
+from scripts.harness.server import Server, StopMode
 
 # Relative frequencies.
 SHARES: Final[dict[str, int]] = {
@@ -60,6 +60,7 @@ class Director:
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._next_at = host.now() + pause
+        self._is_database_down = False
         self.records: list[Record] = []
 
     @property
@@ -73,7 +74,7 @@ class Director:
             heapq.heappop(self._later)[2]()
         if now >= self._next_at:
             self._strike()
-            self._next_at += self._pause * self._chance.uniform(0.3, 1.7)
+            self._next_at = host.now() + self._pause * self._chance.uniform(0.3, 1.7)
         self._fleet.look()
         due = [self._next_at, host.now() + LOOK_EVERY, *(at for at, _, _ in self._later[:1])]
         return max(0.0, min(due) - host.now())
@@ -113,11 +114,7 @@ class Director:
             case "supervisor frozen":
                 return self._freeze(member, self._lease * (0.5 + 2 * amount))
             case "database stopped fast" | "database stopped immediately":
-                self._server.stop("fast" if kind.endswith("fast") else "immediate")
-                down = amount * (self._lease * 1.5 if share < 0.3 else 0.5)
-                self._in(down, self._server.start)
-                self._next_at += down
-                return "server", down
+                return self._stop_database("fast" if kind.endswith("fast") else "immediate", share, amount)
             case "backends terminated":
                 return self._terminate(share), 0
             case "connections cut":
@@ -133,6 +130,19 @@ class Director:
                 return member.name, lasts
             case _:
                 return self._lock_rows(amount)
+
+    def _stop_database(self, mode: StopMode, share: float, amount: float) -> tuple[str, float]:
+        if self._is_database_down:
+            return "", 0.0
+        self._server.stop(mode)
+        self._is_database_down = True
+        down = amount * (self._lease * 1.5 if share < 0.3 else 0.5)
+        self._in(down, self._start_database)
+        return "server", down
+
+    def _start_database(self) -> None:
+        self._server.start()
+        self._is_database_down = False
 
     def _kill_child(self, member: Member, share: float, number: signal.Signals) -> str:
         pids = host.slots_of(member.pid) if member.pid is not None else []
