@@ -11,7 +11,7 @@ DEMO ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format bench clean
 
 help: ## print these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 15
@@ -38,6 +38,9 @@ check: .venv/installed-dev ## what must hold without running: format, lint, type
 format: .venv/installed-dev ## put the sources into their canonical form
 	@$(BIN)/python -m ruff check --fix-only --quiet .
 	@$(BIN)/python -m ruff format .
+
+bench: .venv/installed-dev ## measure the program beside bare references, some twenty minutes
+	@$(BIN)/python -m scripts.bench all --pairs 5
 
 clean: ## remove the virtual environment and what tools have left
 	@rm -rf .venv .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
