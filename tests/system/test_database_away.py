@@ -63,13 +63,12 @@ def cluster() -> Iterator[Cluster]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("how", [FAST, IMMEDIATE])
-def test_a_restart_while_a_job_runs_is_nothing_to_the_job(cluster: Cluster, how: signal.Signals) -> None:
+def test_a_restart_while_a_job_runs_is_nothing_to_the_job(cluster: Cluster) -> None:
     with Door() as door, Supervised(cluster.dsn, procs=2) as supervised:
         with cluster.connect() as conn:
             ids = [jobs.add(conn, handler="hold", payload={"door": door.path}) for _ in range(2)]
             during, after = door.visitor(), door.visitor()
-        cluster.restart(how)
+        cluster.restart(IMMEDIATE)
         during.tell("return at once")
         with cluster.connect() as conn:
             assert jobs.wait_final(conn, during.job)["status"] == "completed"
@@ -81,13 +80,15 @@ def test_a_restart_while_a_job_runs_is_nothing_to_the_job(cluster: Cluster, how:
             invariants.check(conn, ids)
 
 
-@pytest.mark.parametrize("point", ["after_lease_commit", "before_finish"])
-def test_a_restart_at_any_point_loses_nothing_and_repeats_nothing(cluster: Cluster, point: str) -> None:
+@pytest.mark.parametrize(("point", "how"), [("after_lease_commit", IMMEDIATE), ("before_finish", FAST)])
+def test_a_restart_at_any_point_loses_nothing_and_repeats_nothing(
+    cluster: Cluster, point: str, how: signal.Signals
+) -> None:
     with cluster.connect() as conn:
         job_id = jobs.add(conn, handler="note", payload={"text": point})
     with Supervised(cluster.dsn, gates=[point]) as supervised:
         gate = supervised.gate()
-        cluster.restart(IMMEDIATE)
+        cluster.restart(how)
         gate.remove()
         with cluster.connect() as conn:
             row = jobs.wait_final(conn, job_id)

@@ -17,31 +17,33 @@ from tests.support.waiting import wait_for_row, wait_gone
 Conn = psycopg.Connection[Any]
 
 
-@pytest.mark.parametrize(
-    ("point", "attempt"),
-    [
-        ("child_hello", 1),
-        ("before_heartbeat", 1),
-        ("after_lease_commit", 2),
-        ("before_dispatch", 2),
-        ("after_result", 2),
-        ("before_finish", 2),
-        ("after_finish_sent", 1),
-    ],
-)
-def test_killed_anywhere_its_job_is_done_by_the_next(dsn: str, conn: Conn, point: str, attempt: int) -> None:
-    job_id = jobs.add(conn, handler="note", payload={"text": "x"})
-    with Supervised(dsn, gates=[point]) as first:
-        first.gate()
-        first.kill()
-        leaks.assert_none(first.tag, timeout=1)
-    with Supervised(dsn) as second:
+ATTEMPTS = {
+    "child_hello": 1,
+    "before_heartbeat": 1,
+    "after_lease_commit": 2,
+    "before_dispatch": 2,
+    "after_result": 2,
+    "before_finish": 2,
+    "after_finish_sent": 1,
+}
+"""Points where a supervisor is killed, and the attempt at which its job is then done: a lease counts, an end is kept."""
+
+
+def test_killed_anywhere_its_job_is_done_by_the_next(dsn: str, conn: Conn) -> None:
+    ids = {point: jobs.add(conn, handler="note", queue=point, payload={"text": point}) for point in ATTEMPTS}
+    for point in ATTEMPTS:
+        with Supervised(dsn, "--queue", point, gates=[point]) as first:
+            first.gate()
+            first.kill()
+            leaks.assert_none(first.tag, timeout=1)
+    queues = [word for point in ATTEMPTS for word in ("--queue", point)]
+    with Supervised(dsn, *queues) as second:
         second.started()
-        row = jobs.wait_final(conn, job_id)
+        rows = {point: jobs.wait_final(conn, job_id) for point, job_id in ids.items()}
         assert second.stop() == 0
-    assert (row["status"], row["result"]) == ("completed", "x")
-    assert row["attempt"] == attempt
-    invariants.check(conn, [job_id])
+    assert {point: row["attempt"] for point, row in rows.items()} == ATTEMPTS
+    assert {(row["status"], row["result"]) for row in rows.values()} == {("completed", point) for point in ATTEMPTS}
+    invariants.check(conn, list(ids.values()))
 
 
 def test_killed_with_children_that_burn_in_c_nothing_is_left_and_the_next_goes_on(dsn: str, conn: Conn) -> None:
