@@ -58,6 +58,7 @@ def test_an_outcome_that_is_refused_for_now_is_sent_until_it_is_written(dsn: str
         for sqlstate, what in TRANSIENT.items():
             refuse(conn, sqlstate, times=1)
             job_id = jobs.add(conn, handler="note", payload={"text": what})
+            conn.execute("SELECT pg_notify('tasuki_job', 'default 0')")
             supervised.event("finish failed, will send again")
             row = jobs.wait_final(conn, job_id)
             assert (row["status"], row["attempt"], row["result"]) == ("completed", 1, what)
