@@ -29,12 +29,12 @@ begin
     begin
       insert into tasuki.job_archive (
         id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error,
-        created_at, scheduled_at, finished_at, lease_no, owner
+        created_at, scheduled_at, finished_at, lease_no, owner, limits
       )
       values (
         job.id, job.handler, job.queue, 'canceled', job.payload, job.attempt, job.max_attempts, job.crashes, job.priority,
         '{"kind": "canceled", "type": "Canceled", "message": "canceled on request while it was pending"}',
-        job.created_at, job.scheduled_at, clock_timestamp(), job.lease_no, null
+        job.created_at, job.scheduled_at, clock_timestamp(), job.lease_no, null, job.limits
       );
       exit;
     exception when check_violation then
@@ -50,7 +50,7 @@ begin
 end
 $$;
 
-CREATE FUNCTION tasuki.enqueue(handler text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT NULL::text, priority integer DEFAULT NULL::integer, max_attempts integer DEFAULT NULL::integer, scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS bigint
+CREATE FUNCTION tasuki.enqueue(handler text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT NULL::text, priority integer DEFAULT NULL::integer, max_attempts integer DEFAULT NULL::integer, scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, limits jsonb DEFAULT NULL::jsonb) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -58,6 +58,7 @@ declare
   declared record;
   wait_under text;
   size integer;
+  unfit text;
   job_id bigint;
 begin
   if enqueue.handler is null then
@@ -74,6 +75,28 @@ begin
       using errcode = 'program_limit_exceeded', hint = 'Store the data elsewhere and send where it is.';
   end if;
 
+  if enqueue.limits is not null and jsonb_typeof(enqueue.limits) is distinct from 'object' then
+    raise exception 'limits must be a JSON object' using errcode = 'invalid_parameter_value';
+  end if;
+  select l.key into unfit
+  from jsonb_each(coalesce(enqueue.limits, '{}')) as l
+  where
+    l.key not in ('timeout', 'soft_timeout', 'memory', 'cpus')
+    or not (
+      case
+        when jsonb_typeof(l.value) <> 'number' then false
+        when l.key in ('timeout', 'soft_timeout') then l.value::numeric > 0 and l.value::numeric <= 31622400
+        when l.key = 'memory' then l.value::numeric between 1 and 1125899906842624 and l.value::numeric % 1 = 0
+        else l.value::numeric between 1 and 4096 and l.value::numeric % 1 = 0
+      end
+    )
+  limit 1;
+  if found then
+    raise exception 'limits: "%" can''t be used: %', unfit, enqueue.limits -> unfit
+      using errcode = 'invalid_parameter_value',
+        hint = 'timeout and soft_timeout are seconds, memory is bytes, cpus are units of a host''s --procs.';
+  end if;
+
   select h.queue, h.priority, h.max_attempts into declared from tasuki.handler as h where h.name = enqueue.handler;
   if not found and enqueue.queue is null then
     raise exception 'no handler named "%" is known to this database', enqueue.handler
@@ -82,14 +105,15 @@ begin
   end if;
   wait_under := coalesce(enqueue.queue, declared.queue);
 
-  insert into tasuki.job as j (queue, handler, payload, priority, max_attempts, scheduled_at)
+  insert into tasuki.job as j (queue, handler, payload, priority, max_attempts, scheduled_at, limits)
   values (
     wait_under,
     enqueue.handler,
     enqueue.payload,
     coalesce(enqueue.priority, declared.priority, 2),
     coalesce(enqueue.max_attempts, declared.max_attempts, 5),
-    coalesce(enqueue.scheduled_at, clock_timestamp())
+    coalesce(enqueue.scheduled_at, clock_timestamp()),
+    nullif(enqueue.limits, '{}')
   )
   returning j.id into job_id;
 
@@ -164,6 +188,37 @@ CREATE TABLE tasuki.attempt (
 )
 PARTITION BY RANGE (ended_at);
 
+CREATE TABLE tasuki.checkpoint (
+    job_id bigint NOT NULL,
+    lease_no bigint NOT NULL,
+    state jsonb NOT NULL,
+    written_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT checkpoint_size CHECK ((pg_column_size(state) <= 16777216))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0', toast.autovacuum_vacuum_scale_factor='0', toast.autovacuum_vacuum_threshold='1000', toast.autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE tasuki.command (
+    id bigint NOT NULL,
+    owner uuid NOT NULL,
+    kind text NOT NULL,
+    job_id bigint NOT NULL,
+    lease_no bigint NOT NULL,
+    args jsonb DEFAULT '{}'::jsonb NOT NULL,
+    reply jsonb,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    expires_at timestamp with time zone DEFAULT (clock_timestamp() + '00:01:00'::interval) NOT NULL,
+    CONSTRAINT command_kind CHECK (((length(kind) >= 1) AND (length(kind) <= 20)))
+);
+
+ALTER TABLE tasuki.command ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME tasuki.command_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE tasuki.handler (
     name text NOT NULL,
     queue text NOT NULL,
@@ -199,16 +254,23 @@ CREATE TABLE tasuki.job (
     slot smallint,
     held_by text,
     last_error jsonb,
+    limits jsonb,
+    interruptions integer DEFAULT 0 NOT NULL,
+    progress real,
+    progress_note text,
     CONSTRAINT job_attempt CHECK (((attempt >= 0) AND (max_attempts >= 1) AND ((attempt < max_attempts) OR ((status = 'running'::text) AND (attempt = max_attempts))))),
     CONSTRAINT job_crashes CHECK (((crashes >= 0) AND (crashes <= attempt))),
     CONSTRAINT job_handler_name CHECK (((length(handler) >= 1) AND (length(handler) <= 200))),
     CONSTRAINT job_held CHECK (((held_by IS NULL) OR ((status = 'pending'::text) AND (held_by = ANY (ARRAY['handler'::text, 'dependency'::text, 'key'::text]))))),
+    CONSTRAINT job_interruptions CHECK ((interruptions >= 0)),
     CONSTRAINT job_lease_no CHECK ((lease_no >= 0)),
+    CONSTRAINT job_limits CHECK (((limits IS NULL) OR ((jsonb_typeof(limits) = 'object'::text) AND (pg_column_size(limits) <= 1024)))),
     CONSTRAINT job_owner_lease CHECK (((owner IS NULL) = (lease_expires_at IS NULL))),
     CONSTRAINT job_owner_running CHECK (((status = 'running'::text) = (owner IS NOT NULL))),
     CONSTRAINT job_payload_size CHECK ((pg_column_size(payload) <= 16777216)),
     CONSTRAINT job_pending_blank CHECK (((status = 'running'::text) OR ((cancel_requested_at IS NULL) AND (started_at IS NULL) AND (pid IS NULL) AND (slot IS NULL)))),
     CONSTRAINT job_priority CHECK (((priority >= 0) AND (priority <= 3))),
+    CONSTRAINT job_progress CHECK ((((progress IS NULL) OR ((progress >= (0)::double precision) AND (progress <= (1)::double precision))) AND ((status = 'running'::text) OR ((progress IS NULL) AND (progress_note IS NULL))))),
     CONSTRAINT job_queue_name CHECK ((((length(queue) >= 1) AND (length(queue) <= 57)) AND ((queue COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text))),
     CONSTRAINT job_status CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text]))),
     CONSTRAINT job_times CHECK ((((scheduled_at >= '1900-01-01 00:00:00+00'::timestamp with time zone) AND (scheduled_at <= '2200-01-01 00:00:00+00'::timestamp with time zone)) AND ((created_at >= '1900-01-01 00:00:00+00'::timestamp with time zone) AND (created_at <= '2200-01-01 00:00:00+00'::timestamp with time zone)) AND isfinite(COALESCE(lease_expires_at, created_at)) AND isfinite(COALESCE(cancel_requested_at, created_at)) AND isfinite(COALESCE(started_at, created_at))))
@@ -235,6 +297,7 @@ CREATE TABLE tasuki.job_archive (
     finished_at timestamp with time zone NOT NULL,
     lease_no bigint NOT NULL,
     owner uuid,
+    limits jsonb,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -260,6 +323,7 @@ CREATE TABLE tasuki.job_archive_completed (
     finished_at timestamp with time zone CONSTRAINT job_archive_finished_at_not_null NOT NULL,
     lease_no bigint CONSTRAINT job_archive_lease_no_not_null NOT NULL,
     owner uuid,
+    limits jsonb,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -285,6 +349,7 @@ CREATE TABLE tasuki.job_archive_failed (
     finished_at timestamp with time zone CONSTRAINT job_archive_finished_at_not_null NOT NULL,
     lease_no bigint CONSTRAINT job_archive_lease_no_not_null NOT NULL,
     owner uuid,
+    limits jsonb,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -334,6 +399,12 @@ ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_complete
 
 ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_failed FOR VALUES IN ('failed', 'canceled');
 
+ALTER TABLE ONLY tasuki.checkpoint
+    ADD CONSTRAINT checkpoint_pkey PRIMARY KEY (job_id);
+
+ALTER TABLE ONLY tasuki.command
+    ADD CONSTRAINT command_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY tasuki.handler
     ADD CONSTRAINT handler_pkey PRIMARY KEY (name);
 
@@ -350,6 +421,8 @@ ALTER TABLE ONLY tasuki.supervisor
     ADD CONSTRAINT supervisor_pkey PRIMARY KEY (owner);
 
 CREATE INDEX attempt_job ON ONLY tasuki.attempt USING btree (job_id, lease_no);
+
+CREATE INDEX command_owner ON tasuki.command USING btree (owner) WHERE (reply IS NULL);
 
 CREATE INDEX job_archive_id ON ONLY tasuki.job_archive USING btree (id);
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from tasuki_mp import handlers
 from tasuki_mp.backoff import Backoff
-from tasuki_mp.declared import DEFAULT_BACKOFF, BackoffFunction, ExceptionTypes
+from tasuki_mp.declared import DEFAULT_BACKOFF, BackoffFunction, ExceptionTypes, RetryRule
 from tasuki_mp.errors import ConfigError, EnqueueInHandlerError
 from tasuki_mp.handlers import Handler, Registry
 from tasuki_mp.job import (
@@ -18,6 +19,7 @@ from tasuki_mp.job import (
     DEFAULT_QUEUE,
     Job,
 )
+from tasuki_mp.outcome import DEFAULT_CANCEL_GRACE, DEFAULT_MAX_INTERRUPTIONS
 from tasuki_mp.payload import DEFAULT_MAX_TEXT
 
 if TYPE_CHECKING:
@@ -73,6 +75,20 @@ class Tasuki:
         retry_on: ExceptionTypes = (),
         fail_on: ExceptionTypes = (),
         fence: Literal["wait", "kill"] = "wait",
+        timeout: timedelta | float | None = None,
+        soft_timeout: timedelta | float | None = None,
+        memory: str | int | None = None,
+        cpus: int | None = None,
+        cancel_grace: timedelta | float = DEFAULT_CANCEL_GRACE,
+        max_interruptions: int = DEFAULT_MAX_INTERRUPTIONS,
+        on_error: RetryRule | None = None,
+        on_timeout: RetryRule | None = None,
+        on_memory: RetryRule | None = None,
+        on_crash: RetryRule | None = None,
+        on_lost: RetryRule | None = None,
+        on_interrupted: RetryRule | None = None,
+        on_bad_payload: RetryRule | None = None,
+        on_bad_result: RetryRule | None = None,
     ) -> Callable[[Callable[P, R]], Handler[P, R]]: ...
     def handler(self, function: Callable[P, R] | None = None, /, **options: Any) -> Any:
         """Register a function as a handler; works with and without parentheses.
@@ -83,6 +99,11 @@ class Tasuki:
         process, the default. With `retry_on`, only those exceptions are tried again; those in `fail_on` never are.
         `fence="kill"` stops a running job when its lease can't be trusted any more, for handlers with effects outside
         that must never overlap.
+
+        What a job may take: `timeout` and `soft_timeout` (seconds or a timedelta), `memory` (bytes or `"2GiB"`, beyond
+        its child's size at its start), `cpus` (units of the host's `--procs`, and threads for native libraries).
+        `cancel_grace` is what a running job gets to end by itself when it is asked to. What follows on a kind of
+        failure is said by one rule each, `Retry(…)` or `"fail"`: `on_memory=Retry(memory="x2")`.
 
         Raises HandlerError, with the reason, for a function that can't be one.
         """

@@ -18,19 +18,57 @@ from tasuki_mp.job import (
     NAME_PATTERN,
     PRIORITIES,
 )
+from tasuki_mp.limits import limits
+from tasuki_mp.outcome import (
+    DEFAULT_CANCEL_GRACE,
+    DEFAULT_MAX_INTERRUPTIONS,
+    ErrorKind,
+    Retry,
+    Rule,
+    as_seconds,
+)
 
 BackoffFunction = Callable[[int, BaseException], timedelta | float]
 """Seconds to wait (or a timedelta) before the next attempt, from the attempt that failed (from 1) and its exception."""
 
 ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 DEFAULT_BACKOFF: Final = Backoff()
+RetryRule = Retry | Literal["fail"]
+"""What follows on a kind of failure."""
+RULES: Final = {
+    f"on_{kind.value}": kind
+    for kind in (
+        ErrorKind.ERROR,
+        ErrorKind.TIMEOUT,
+        ErrorKind.MEMORY,
+        ErrorKind.CRASH,
+        ErrorKind.LOST,
+        ErrorKind.INTERRUPTED,
+        ErrorKind.BAD_PAYLOAD,
+        ErrorKind.BAD_RESULT,
+    )
+}
+"""The options that take a rule. Poison has none: it is what `max_crashes` says."""
 _MOST_ATTEMPTS: Final = 2**31 - 1
 
 
 class Options:
     """What a handler says about its jobs beside its signature. Raises HandlerError for what can't be."""
 
-    __slots__ = ("backoff", "fail_on", "fence", "max_attempts", "max_crashes", "priority", "queue", "retry_on")
+    __slots__ = (
+        "backoff",
+        "cancel_grace",
+        "fail_on",
+        "fence",
+        "limits",
+        "max_attempts",
+        "max_crashes",
+        "max_interruptions",
+        "priority",
+        "queue",
+        "retry_on",
+        "rules",
+    )
 
     def __init__(
         self,
@@ -44,6 +82,13 @@ class Options:
         retry_on: ExceptionTypes = (),
         fail_on: ExceptionTypes = (),
         fence: Literal["wait", "kill"] = "wait",
+        timeout: timedelta | float | None = None,
+        soft_timeout: timedelta | float | None = None,
+        memory: str | int | None = None,
+        cpus: int | None = None,
+        cancel_grace: timedelta | float = DEFAULT_CANCEL_GRACE,
+        max_interruptions: int = DEFAULT_MAX_INTERRUPTIONS,
+        **rules: RetryRule | None,
     ) -> None:
         # Whoever has no type checker learns it here, when the module is imported.
         name_of_queue: object = queue
@@ -51,13 +96,24 @@ class Options:
             raise HandlerError(f"{what}: the queue's name {queue!r} must match {NAME_PATTERN}")
         if type(priority) is not int or priority not in PRIORITIES:
             raise HandlerError(f"{what}: priority is 0 (first) to {LOWEST_PRIORITY} (last), not {priority!r}")
-        for name, value in (("max_attempts", max_attempts), ("max_crashes", max_crashes)):
+        for name, value in (
+            ("max_attempts", max_attempts),
+            ("max_crashes", max_crashes),
+            ("max_interruptions", max_interruptions),
+        ):
             if type(value) is not int or not 1 <= value <= _MOST_ATTEMPTS:
                 raise HandlerError(f"{what}: {name} is a whole number from 1 on, not {value!r}")
         if not isinstance(backoff, Backoff) and not callable(backoff):
             raise HandlerError(f"{what}: backoff is a Backoff or a function of (attempt, exception), not {backoff!r}")
         if fence not in ("wait", "kill"):
             raise HandlerError(f"{what}: fence is 'wait' or 'kill', not {fence!r}")
+        try:
+            self.limits = limits(timeout=timeout, soft_timeout=soft_timeout, memory=memory, cpus=cpus)
+            self.cancel_grace = as_seconds(cancel_grace, what="cancel_grace")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise HandlerError(f"{what}: {error}") from error
+        self.max_interruptions = max_interruptions
+        self.rules = _rules(what, rules)
         self.queue = queue
         self.priority = priority
         self.max_attempts = max_attempts
@@ -66,6 +122,25 @@ class Options:
         self.retry_on = _exception_types(what, "retry_on", retry_on)
         self.fail_on = _exception_types(what, "fail_on", fail_on)
         self.fence = fence
+
+
+def _rules(what: str, given: dict[str, RetryRule | None]) -> dict[ErrorKind, Rule]:
+    """The rules by kind of failure, from `on_timeout=Retry(…)` or `on_timeout="fail"`."""
+    found: dict[ErrorKind, Rule] = {}
+    for option, wanted in given.items():
+        if option not in RULES:
+            raise HandlerError(f"{what}: there is no option {option!r}; rules are {', '.join(RULES)}")
+        answer: object = wanted
+        match answer:
+            case None:
+                continue
+            case Retry():
+                found[RULES[option]] = Rule(after=answer.after, memory=answer.memory, timeout=answer.timeout)
+            case "fail":
+                found[RULES[option]] = Rule(is_retry=False)
+            case _:
+                raise HandlerError(f"{what}: {option} is Retry(…) or 'fail', not {answer!r}")
+    return found
 
 
 def _exception_types(what: str, option: str, given: Any) -> tuple[type[BaseException], ...]:

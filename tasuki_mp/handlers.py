@@ -53,7 +53,15 @@ class Handler(Generic[P, R]):
         self._settled: tuple[signature.Plan, tuple[Injection, ...]] | None = None
         # A callable backoff is asked in the child; a death of the child is followed by the default one.
         backoff = options.backoff if isinstance(options.backoff, Backoff) else Backoff()
-        policy = Policy(max_crashes=options.max_crashes, backoff=backoff, fence=options.fence)
+        policy = Policy(
+            max_crashes=options.max_crashes,
+            backoff=backoff,
+            fence=options.fence,
+            limits=options.limits,
+            cancel_grace=options.cancel_grace,
+            max_interruptions=options.max_interruptions,
+            rules=options.rules,
+        )
         self.info = HandlerInfo(
             name=name,
             queue=options.queue,

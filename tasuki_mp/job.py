@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from tasuki_mp.backoff import MAX_DELAY
+from tasuki_mp.limits import NONE, Limits, limits
 
 DEFAULT_QUEUE: Final = "default"
 DEFAULT_PRIORITY: Final = 2
@@ -44,6 +45,8 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     scheduled_at: datetime | None = None
     delay: float = 0.0
+    limits: Limits = NONE
+    """What is said for this job alone; the rest is its handler's."""
 
 
 class Job:
@@ -101,6 +104,21 @@ class Job:
             raise ValueError(f"priority is 0 (first) to {LOWEST_PRIORITY} (last), not {priority!r}")
         return Job(msgspec.structs.replace(self.row, priority=priority))
 
+    def limits(
+        self,
+        *,
+        timeout: timedelta | float | None = None,
+        soft_timeout: timedelta | float | None = None,
+        memory: str | int | None = None,
+        cpus: int | None = None,
+    ) -> Job:
+        """The same job with limits of its own in place of its handler's; what is not given stays.
+
+        Seconds or a timedelta; bytes or a text like `"2GiB"`; units of the host's `--procs`. Raises ValueError.
+        """
+        given = limits(timeout=timeout, soft_timeout=soft_timeout, memory=memory, cpus=cpus)
+        return Job(msgspec.structs.replace(self.row, limits=given.over(self.row.limits)))
+
 
 class Lease(msgspec.Struct, frozen=True):
     """The time-limited right to run one attempt of a job, as the database gave it out.
@@ -122,6 +140,13 @@ class Lease(msgspec.Struct, frozen=True):
     """When it was due; with the id, its place in the lease index."""
     waited: float
     """Seconds between the instant the job was due and its leasing, by the database's clock."""
+    limits: str | None = None
+    """What is said for this job alone, as JSON text; see `read_limits`."""
+    interruptions: int = 0
+    """How often it was started and then given back."""
+    last_error_kind: str | None = None
+    checkpoint: str | None = None
+    """What its last attempt left for this one, as JSON text."""
     sent_at: float = 0.0
 
     @property

@@ -12,6 +12,7 @@ import msgspec
 
 from tasuki_mp.backoff import MAX_DELAY, Backoff
 from tasuki_mp.job import DEFAULT_MAX_CRASHES
+from tasuki_mp.limits import NONE, Change, Limits, parse_change
 
 Seconds = float
 
@@ -28,12 +29,23 @@ def as_seconds(wait: timedelta | float, *, what: str) -> Seconds:
 
 
 class Retry:
-    """Returned by a handler: try again, after `after` (a timedelta or seconds; else the handler's backoff)."""
+    """Try again, after `after` (a timedelta or seconds; else the handler's backoff): returned by a handler, or a rule.
 
-    __slots__ = ("after",)
+    `memory` and `timeout` change the job's limits: by a factor (`"x2"`), or to a value (`"4GiB"`, seconds).
+    """
 
-    def __init__(self, after: timedelta | float | None = None) -> None:
+    __slots__ = ("after", "memory", "timeout")
+
+    def __init__(
+        self,
+        after: timedelta | float | None = None,
+        *,
+        memory: str | int | None = None,
+        timeout: str | timedelta | float | None = None,
+    ) -> None:
         self.after = None if after is None else as_seconds(after, what="Retry(after=…)")
+        self.memory = None if memory is None else parse_change(memory, "memory")
+        self.timeout = None if timeout is None else parse_change(timeout, "timeout")
 
 
 class Snooze:
@@ -57,6 +69,35 @@ class Cancel:
 # ── what a handler declares ───────────────────────────────────────────────────────────────────────────────────────────
 
 
+class ErrorKind(StrEnum):
+    """The one word that says what went wrong with an attempt."""
+
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    CRASH = "crash"
+    POISON = "poison"
+    LOST = "lost"
+    INTERRUPTED = "interrupted"
+    CANCELED = "canceled"
+    BAD_PAYLOAD = "bad_payload"
+    BAD_RESULT = "bad_result"
+    UNKNOWN_HANDLER = "unknown_handler"
+
+
+class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What follows on one kind of failure: `Retry(…)`, or with `is_retry=False` the end of the job."""
+
+    is_retry: bool = True
+    after: Seconds | None = None
+    memory: Change | None = None
+    timeout: Change | None = None
+
+
+DEFAULT_CANCEL_GRACE: Seconds = 5.0
+DEFAULT_MAX_INTERRUPTIONS = 100
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What a handler declares about failures: plain data, so that the supervisor can act on it without the application.
 
@@ -67,20 +108,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     max_crashes: int = DEFAULT_MAX_CRASHES
     backoff: Backoff = Backoff()
     fence: Literal["wait", "kill"] = "wait"
-
-
-class ErrorKind(StrEnum):
-    """The one word that says what went wrong with an attempt."""
-
-    ERROR = "error"
-    CRASH = "crash"
-    POISON = "poison"
-    LOST = "lost"
-    INTERRUPTED = "interrupted"
-    CANCELED = "canceled"
-    BAD_PAYLOAD = "bad_payload"
-    BAD_RESULT = "bad_result"
-    UNKNOWN_HANDLER = "unknown_handler"
+    limits: Limits = NONE
+    cancel_grace: Seconds = DEFAULT_CANCEL_GRACE
+    """What a running job has to end by itself once it was asked to, before it is killed."""
+    max_interruptions: int = DEFAULT_MAX_INTERRUPTIONS
+    """How often a job may be started and given back without using an attempt."""
+    rules: dict[ErrorKind, Rule] = {}
+    """Where the handler wants something else than the default."""
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -93,6 +127,10 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     signal: str = ""
     """Such as `SIGSEGV`; empty when the process was not killed by a signal."""
     exit_code: int | None = None
+    output: str = ""
+    """The last that the job wrote, after the death of its process."""
+    memory_peak: int | None = None
+    """Bytes, where memory was the reason or the process died."""
 
 
 # ── how an attempt ended ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -108,6 +146,8 @@ class AskedRetry(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """The handler returned `Retry`; `delay` is the child's answer, None means the policy's backoff."""
 
     delay: Seconds | None = None
+    memory: Change | None = None
+    timeout: Change | None = None
 
 
 class AskedSnooze(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -137,7 +177,9 @@ class Died(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class Interrupted(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """Stopped by this supervisor's own shutdown after the handler had started."""
+    """Stopped by this supervisor for reasons of its own after the handler had started: its shutdown, the host's memory."""
+
+    error: ErrorInfo | None = None
 
 
 class NotStarted(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -148,7 +190,15 @@ class CancelObeyed(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """Somebody asked to cancel the job while it ran, and it was stopped."""
 
 
-Outcome = Returned | AskedRetry | AskedSnooze | AskedCancel | Raised | Died | Interrupted | NotStarted | CancelObeyed
+class Killed(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """The supervisor killed the job because it exceeded a limit: the error's kind is `timeout` or `memory`."""
+
+    error: ErrorInfo
+
+
+Outcome = (
+    Returned | AskedRetry | AskedSnooze | AskedCancel | Raised | Died | Interrupted | NotStarted | CancelObeyed | Killed
+)
 
 # ── what that means ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -167,6 +217,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
     delay: Seconds = 0.0
     is_crash: bool = False
+    limits: Limits | None = None
+    """The job's own limits from now on; None leaves them."""
 
 
 def settle(
@@ -176,47 +228,78 @@ def settle(
     attempt: int,
     max_attempts: int,
     crashes: int,
+    interruptions: int = 0,
+    limits: Limits = NONE,
+    memory_most: int | None = None,
     random: Callable[[], float] = default_random,
 ) -> Settled:
     """What an attempt's end means for its job.
 
-    `attempt` counts from 1 and includes this one; `crashes` are those before it.
+    `attempt` counts from 1 and includes this one; `crashes` and `interruptions` are those before it. `limits` are the
+    job's own, `memory_most` is what this host could give at most.
     """
     is_last = attempt >= max_attempts
 
     def again(error: ErrorInfo | None, delay: Seconds | None, *, is_crash: bool = False) -> Settled:
-        if is_last:
+        rule = policy.rules.get(error.kind, _DEFAULT_RULE) if error is not None else _DEFAULT_RULE
+        return retry(error, delay, rule, is_crash=is_crash)
+
+    def retry(error: ErrorInfo | None, delay: Seconds | None, rule: Rule, *, is_crash: bool = False) -> Settled:
+        if is_last or not rule.is_retry:
             return Settled(kind="failed", error=error, is_crash=is_crash)
+        changed = _changed(rule, limits, policy.limits, memory_most)
+        if changed is None:
+            full = f"; it can't have more memory, this host has {memory_most:,} bytes for jobs" if memory_most else ""
+            if error is not None:
+                error = msgspec.structs.replace(error, message=error.message + full)
+            return Settled(kind="failed", error=error, is_crash=is_crash)
+        if delay is None:
+            delay = rule.after
         wait = policy.backoff.delay(attempt, random=random) if delay is None else delay
-        return Settled(kind="retry", error=error, delay=wait, is_crash=is_crash)
+        own = None if changed == limits else changed
+        return Settled(kind="retry", error=error, delay=wait, is_crash=is_crash, limits=own)
 
     match outcome:
         case Returned(result):
             return Settled(kind="completed", result=result)
-        case AskedRetry(delay):
+        case AskedRetry(delay, memory, timeout):
             if is_last:
                 used_up = f"the handler asked for another retry, and all {max_attempts} attempts are used up"
                 return Settled(kind="failed", error=ErrorInfo(kind=ErrorKind.ERROR, type="Retry", message=used_up))
-            return again(None, delay)
+            return retry(None, delay, Rule(memory=memory, timeout=timeout))
         case AskedSnooze(delay):
             return Settled(kind="snooze", delay=delay)
         case AskedCancel(reason):
             return Settled(kind="canceled", error=ErrorInfo(kind=ErrorKind.CANCELED, type="Cancel", message=reason))
         case Raised(error, is_retryable, delay):
-            return again(error, delay) if is_retryable else Settled(kind="failed", error=error)
+            if not is_retryable and error.kind not in policy.rules:
+                return Settled(kind="failed", error=error)
+            return again(error, delay)
         case Died(error):
             if crashes + 1 >= policy.max_crashes:
                 died = f"killed its process {crashes + 1} times, the limit; the last time: {error.message}"
                 poison = msgspec.structs.replace(error, kind=ErrorKind.POISON, message=died)
                 return Settled(kind="failed", error=poison, is_crash=True)
             return again(error, None, is_crash=True)
-        case Interrupted():
-            if max_attempts > 1:
-                return Settled(kind="release")
-            message = "its supervisor was stopped, and with max_attempts=1 a started job is never started again"
-            return Settled(
-                kind="failed", error=ErrorInfo(kind=ErrorKind.INTERRUPTED, type="Interrupted", message=message)
-            )
+        case Killed(error):
+            is_crash = error.kind is ErrorKind.MEMORY
+            if is_crash and crashes + 1 >= policy.max_crashes:
+                return Settled(kind="failed", error=error, is_crash=True)
+            return again(error, None, is_crash=is_crash)
+        case Interrupted(error):
+            if max_attempts == 1:
+                message = "its supervisor was stopped, and with max_attempts=1 a started job is never started again"
+            elif interruptions >= policy.max_interruptions:
+                message = f"was started and interrupted {interruptions + 1} times, more often than max_interruptions"
+            else:
+                rule = policy.rules.get(ErrorKind.INTERRUPTED, _DEFAULT_RULE)
+                if rule.is_retry:
+                    return Settled(kind="release", error=error, delay=rule.after or 0.0)
+                message = "its supervisor was stopped, and its handler's rule is to fail then"
+            interrupted = ErrorInfo(kind=ErrorKind.INTERRUPTED, type="Interrupted", message=message)
+            if max_attempts > 1 and interruptions >= policy.max_interruptions:
+                return again(interrupted, None)
+            return Settled(kind="failed", error=interrupted)
         case NotStarted():
             return Settled(kind="release")
         case CancelObeyed():
@@ -224,3 +307,23 @@ def settle(
             return Settled(kind="canceled", error=ErrorInfo(kind=ErrorKind.CANCELED, type="Canceled", message=message))
         case _:
             assert_never(outcome)
+
+
+_DEFAULT_RULE = Rule()
+
+
+def _changed(rule: Rule, own: Limits, declared: Limits, memory_most: int | None) -> Limits | None:
+    """The job's own limits after a retry by this rule; None if it needs more memory than there is."""
+    if rule.memory is None and rule.timeout is None:
+        return own
+    now = own.over(declared)
+    memory, timeout = own.memory, own.timeout
+    if rule.memory is not None and (more := rule.memory.of(now.memory)) is not None:
+        memory = int(more)
+        if memory_most is not None and memory > memory_most:
+            if now.memory is not None and now.memory >= memory_most:
+                return None
+            memory = memory_most
+    if rule.timeout is not None:
+        timeout = rule.timeout.of(now.timeout)
+    return msgspec.structs.replace(own, memory=memory, timeout=timeout)

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from tasuki_mp.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
+from tasuki_mp.limits import NONE, Limits
 from tasuki_mp.outcome import Outcome, Policy
 
 INLINE_LIMIT: Final = 128 * 1024
@@ -29,7 +30,17 @@ PAGE_LEASE_NO: Final = 1  # child
 PAGE_STARTED: Final = 2  # child: CLOCK_BOOTTIME in nanoseconds when that handler was entered
 PAGE_IN_HANDLER: Final = 3  # child: 1 from just before the handler is entered until its outcome is being sent
 PAGE_RECEIVED: Final = 4  # child: how many job frames it has taken from its socket
-PAGE_WORDS: Final = 8
+PAGE_STOP: Final = 5  # supervisor: why the job of the next two words should end; 0: it need not
+PAGE_STOP_JOB: Final = 6  # supervisor
+PAGE_STOP_LEASE_NO: Final = 7  # supervisor
+PAGE_WORDS: Final = 16
+
+
+class Extras(msgspec.Struct, frozen=True, array_like=True):
+    """What few jobs have: their limits, and what an earlier attempt left."""
+
+    limits: Limits = NONE
+    checkpoint: str | None = None
 
 
 class RunJob(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -42,6 +53,7 @@ class RunJob(msgspec.Struct, frozen=True, array_like=True, tag=1):
     attempt: int
     max_attempts: int
     payload: str
+    extras: Extras | None = None
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -1,13 +1,14 @@
 -- Insert one job and, if it is due, tell the supervisors. Due at `at`, else `delay` seconds from now; now is the clock, not
 -- the transaction's start, so that jobs of a long transaction land where leasing looks first.
 -- Locks: nothing that exists. Index: all of the table's.
-insert into tasuki.job as j (queue, handler, payload, priority, max_attempts, scheduled_at)
+insert into tasuki.job as j (queue, handler, payload, priority, max_attempts, limits, scheduled_at)
 values (
   %(queue)s,
   %(handler)s,
   %(payload)s::jsonb,
   %(priority)s::smallint,
   %(max_attempts)s::integer,
+  %(limits)s::jsonb,
   coalesce(%(at)s::timestamptz, clock_timestamp() + %(delay)s::float8 * interval '1 second')
 )
 returning

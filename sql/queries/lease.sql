@@ -54,4 +54,11 @@ returning
   j.crashes,
   j.payload::text,
   j.scheduled_at,
-  extract(epoch from coalesce(%(now)s::timestamptz, clock_timestamp()) - j.scheduled_at)::float8 as waited
+  extract(epoch from coalesce(%(now)s::timestamptz, clock_timestamp()) - j.scheduled_at)::float8 as waited,
+  j.limits::text,
+  j.interruptions,
+  j.last_error ->> 'kind' as last_error_kind,
+  -- Never at the first lease, which is nearly all of them.
+  case when j.lease_no > 1 then (
+    select c.state::text from tasuki.checkpoint as c where c.job_id = j.id
+  ) end as checkpoint

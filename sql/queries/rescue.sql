@@ -25,7 +25,7 @@ locked as materialized (
   cross join lateral (
     select
       j.id as job_id, j.owner, j.handler, j.queue, j.payload, j.priority, j.attempt, j.max_attempts, j.crashes,
-      j.created_at, j.scheduled_at, j.started_at, j.cancel_requested_at, j.lease_no, j.pid, j.slot
+      j.created_at, j.scheduled_at, j.started_at, j.cancel_requested_at, j.lease_no, j.pid, j.slot, j.limits
     from tasuki.job as j
     where
       j.status = 'running'
@@ -42,7 +42,7 @@ removed as (
 archived as (
   insert into tasuki.job_archive (
     id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error, usage,
-    created_at, scheduled_at, started_at, finished_at, lease_no, owner
+    created_at, scheduled_at, started_at, finished_at, lease_no, owner, limits
   )
   select
     job_id, handler, queue, kind, payload, attempt, max_attempts, crashes, priority,
@@ -51,7 +51,7 @@ archived as (
       'type', case kind when 'canceled' then 'Canceled' else 'Lost' end,
       'message', case kind when 'canceled' then 'canceled on request; ' else '' end || message
     ),
-    usage, created_at, scheduled_at, started_at, ended_at, lease_no + 1, null
+    usage, created_at, scheduled_at, started_at, ended_at, lease_no + 1, null, limits
   from locked
   where kind <> 'pending'
 ),
@@ -64,6 +64,8 @@ again as (
     started_at = null,
     pid = null,
     slot = null,
+    progress = null,
+    progress_note = null,
     lease_no = j.lease_no + 1,
     scheduled_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
     last_error = jsonb_build_object(

@@ -180,7 +180,7 @@ class Child:
             case None:
                 return Returned(None)
             case Retry():
-                return AskedRetry(value.after)
+                return AskedRetry(value.after, value.memory, value.timeout)
             case Snooze():
                 return AskedSnooze(value.after)
             case Cancel():

@@ -17,6 +17,7 @@ from psycopg import errors as pg
 from tasuki_mp import sql
 from tasuki_mp.errors import DatabaseError, SchemaError
 from tasuki_mp.job import Job, JobRow, State
+from tasuki_mp.limits import Limits
 
 CancelVerdict = Literal["canceled", "requested", "finished", "unknown"]
 """What came of a cancel: done, since the job was pending; asked for, since it runs; too late; no such job."""
@@ -39,7 +40,7 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_TRAILER: Final = b"\xff\xff"
-_FIELDS: Final = 7  # those that copy_jobs.sql names, in its order
+_FIELDS: Final = 8  # those that copy_jobs.sql names, in its order
 _ROW_HEAD: Final = struct.Struct("!hiqiq")
 _TEXT_HEAD: Final = struct.Struct("!i")
 _NUMBERS: Final = struct.Struct("!ihii")
@@ -112,6 +113,7 @@ def enqueue_parameters(job: Job, *, is_told: bool) -> dict[str, Any]:
         "payload": row.payload,
         "priority": row.priority,
         "max_attempts": row.max_attempts,
+        "limits": row.limits.text,
         "at": row.scheduled_at,
         "delay": float(row.delay),
         "is_told": is_told,
@@ -165,7 +167,7 @@ class Copied:
         self._ranges.extend(draw.ranges)
         now = (draw.now - _EPOCH) // _MICROSECOND
         parts = [_COPY_HEADER]
-        constants: dict[tuple[str, str, int, int], bytes] = {}
+        constants: dict[tuple[str, str, int, int, Limits], bytes] = {}
         for row, job_id in zip(chunk, IdRanges(draw.ranges), strict=True):
             due = now
             if row.scheduled_at is not None:
@@ -174,7 +176,7 @@ class Copied:
                 due = now + round(row.delay * 1e6)
             if due <= now:
                 self._queues.add(row.queue)
-            key = (row.queue, row.handler, row.priority, row.max_attempts)
+            key = (row.queue, row.handler, row.priority, row.max_attempts, row.limits)
             constant = constants.get(key)
             if constant is None:
                 constant = constants[key] = _constant(*key)
@@ -198,10 +200,18 @@ class Copied:
         return IdRanges(self._ranges)
 
 
-def _constant(queue: str, handler: str, priority: int, max_attempts: int) -> bytes:
+def _constant(queue: str, handler: str, priority: int, max_attempts: int, limits: Limits) -> bytes:
     """The fields that many jobs share, as COPY data."""
     texts = (text.encode() for text in (queue, handler))
-    return b"".join(_TEXT_HEAD.pack(len(text)) + text for text in texts) + _NUMBERS.pack(2, priority, 4, max_attempts)
+    names = b"".join(_TEXT_HEAD.pack(len(text)) + text for text in texts)
+    return names + _NUMBERS.pack(2, priority, 4, max_attempts) + _jsonb(limits.text)
+
+
+def _jsonb(text: str | None) -> bytes:
+    if text is None:
+        return _TEXT_HEAD.pack(-1)
+    content = text.encode()
+    return _JSONB_HEAD.pack(len(content) + 1, _JSONB_VERSION) + content
 
 
 def job_id(row: tuple[Any, ...] | None) -> int:

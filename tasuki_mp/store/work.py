@@ -162,6 +162,7 @@ async def _finish_batch(
             "ran_fors": _numbers([item.ran_for for item in batch]),
             "crashes": _numbers([int(item.settled.is_crash) for item in batch]),
             "delays": _numbers([item.settled.delay for item in batch]),
+            "limits": [None if (limits := item.settled.limits) is None else limits.text for item in batch],
             "notify": notify,
         },
         prepare=True,

@@ -154,10 +154,17 @@ class Child:
         self.pid = hello.pid
         self.pidfd, self.output = fds
 
-    def send(self, lease: Lease) -> bool:
+    def send(self, lease: Lease, extras: wire.Extras | None) -> bool:
         """Send the frame of this lease's job; False when the pipe is full, or the child dead."""
         frame = wire.RunJob(
-            lease.id, lease.lease_no, lease.handler, lease.queue, lease.attempt, lease.max_attempts, lease.payload
+            lease.id,
+            lease.lease_no,
+            lease.handler,
+            lease.queue,
+            lease.attempt,
+            lease.max_attempts,
+            lease.payload,
+            extras,
         )
         try:
             wire.send(self._send_jobs, wire.pack(frame))

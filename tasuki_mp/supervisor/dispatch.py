@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from tasuki_mp import logs
+from tasuki_mp import logs, wire
 from tasuki_mp.job import Lease
-from tasuki_mp.outcome import NotStarted, Outcome
+from tasuki_mp.limits import NONE, Limits, read_limits
+from tasuki_mp.outcome import NotStarted, Outcome, Policy
 from tasuki_mp.supervisor import clock
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.child import Child
@@ -57,6 +58,8 @@ class Dispatcher:
         self, book: LeaseBook, estimates: Estimates, *, settle: Settle, stale: Callable[[], None], hooks: Hooks
     ) -> None:
         self.slots: list[Slot] = []
+        self.policies: Mapping[str, Policy] = {}
+        """What each handler declares."""
         self.blocked: set[int] = set()
         """Jobs whose earlier run is still being stopped."""
         self._book = book
@@ -147,7 +150,7 @@ class Dispatcher:
                 self._stale()  # dispatched again once a heartbeat has got through
                 break
             self._hooks.reach("before_dispatch")
-            if slot.child is None or not slot.child.send(lease):
+            if slot.child is None or not slot.child.send(lease, self._extras(lease)):
                 break
             self._ready.popleft()
             if slot.reserved_for == lease.id:
@@ -286,6 +289,18 @@ class Dispatcher:
                 self.put_back(child.take_back())
         while self._ready:
             self._settle(self._ready.popleft()[0], NotStarted())
+
+    def limits_of(self, lease: Lease) -> Limits:
+        """What this lease's job may take: its own limits, and its handler's where it has none."""
+        policy = self.policies.get(lease.handler)
+        declared = policy.limits if policy is not None else NONE
+        return declared if lease.limits is None else read_limits(lease.limits).over(declared)
+
+    def _extras(self, lease: Lease) -> wire.Extras | None:
+        limits = self.limits_of(lease)
+        if limits == NONE and lease.checkpoint is None:
+            return None
+        return wire.Extras(limits, lease.checkpoint)
 
     def _unreserve(self, id: int) -> None:
         for slot in self.slots:

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from tasuki_mp import logs, wire
 from tasuki_mp.job import Lease
-from tasuki_mp.outcome import CancelObeyed, Interrupted, Outcome, Policy, Settled, settle
+from tasuki_mp.limits import NONE, Limits, read_limits
+from tasuki_mp.outcome import (
+    CancelObeyed,
+    ErrorInfo,
+    ErrorKind,
+    Interrupted,
+    Outcome,
+    Policy,
+    Raised,
+    Settled,
+    settle,
+)
 from tasuki_mp.supervisor import clock
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.child import Child, Death, Key
@@ -59,7 +70,6 @@ class Flow:
         self.dispatcher = Dispatcher(
             self.book, self.estimates, settle=self._settle_unrun, stale=self._beat_now, hooks=hooks
         )
-        self.policies: Mapping[str, Policy] = {}
         self._metrics = metrics
         self._hooks = hooks
         self._on_idle = on_idle
@@ -75,7 +85,17 @@ class Flow:
 
     def leased(self, leases: list[Lease]) -> None:
         logs.event(logging.DEBUG, "leased", jobs=len(leases))
-        self.dispatcher.add(leases)
+        self.dispatcher.add([lease for lease in leases if not self._has_unfit_limits(lease)])
+
+    def _has_unfit_limits(self, lease: Lease) -> bool:
+        """Whether the job's own limits can't be used, as only a row inserted by hand can have: then it has failed."""
+        try:
+            self.dispatcher.limits_of(lease)
+        except ValueError as error:
+            unfit = ErrorInfo(kind=ErrorKind.BAD_PAYLOAD, type="ValueError", message=str(error))
+            self._settle_unrun(lease, Raised(unfit, is_retryable=False))
+            return True
+        return False
 
     def leased_again(self, older: list[Lease]) -> None:
         for lease in older:
@@ -246,10 +266,12 @@ class Flow:
             attempt=lease.attempt,
             max_attempts=lease.max_attempts,
             crashes=lease.crashes,
+            interruptions=lease.interruptions,
+            limits=_own_limits(lease),
         )
 
     def _policy(self, lease: Lease) -> Policy:
-        return self.policies.get(lease.handler, _DEFAULT_POLICY)
+        return self.dispatcher.policies.get(lease.handler, _DEFAULT_POLICY)
 
     def _run(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -260,6 +282,15 @@ class Flow:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logs.event(logging.ERROR, "task failed", error=repr(error))
+
+
+def _own_limits(lease: Lease) -> Limits:
+    if lease.limits is None:
+        return NONE
+    try:
+        return read_limits(lease.limits)
+    except ValueError:  # that is what the job has failed of
+        return NONE
 
 
 def _log(lease: Lease, settled: Settled, slot: int, ran_for: float) -> None:

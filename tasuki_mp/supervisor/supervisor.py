@@ -138,7 +138,7 @@ class Supervisor:
         config, flow = self._config, self._flow
         queues = dict(config.queues) or dict.fromkeys(sorted({info.queue for info in hello.handlers}), 1)
         handlers = sorted(info.name for info in hello.handlers)
-        flow.policies = {info.name: info.policy for info in hello.handlers}
+        flow.dispatcher.policies = {info.name: info.policy for info in hello.handlers}
         me = identity.own_row(procs=config.procs, queues=sorted(queues), handlers=handlers, lease=config.lease)
         timeout = max(5.0, config.lease / 2)
         lease_link, finish_link, upkeep_link = (

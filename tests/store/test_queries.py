@@ -45,6 +45,7 @@ SAMPLES: dict[str, Any] = {
     "lease_for": 60.0,
     "lease_nos": "{1,1}",
     "lease_seconds": 60.0,
+    "limits": [None, "{}"],
     "limit": 10,
     "max_attempts": 5,
     "most": 10,
@@ -78,7 +79,10 @@ SAMPLES: dict[str, Any] = {
     "version": "1",
 }
 """A value for each parameter, by name; what means different things in different files is in `SPECIAL`."""
-SPECIAL: dict[str, dict[str, Any]] = {"register_handlers": {"max_attempts": [5, 5]}}
+SPECIAL: dict[str, dict[str, Any]] = {
+    "enqueue": {"limits": '{"cpus": 2}'},
+    "register_handlers": {"max_attempts": [5, 5]},
+}
 
 
 @pytest.fixture(scope="module")
