@@ -6,6 +6,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 # Arguments for pytest, as in: make test TESTS='tests/unit -x'
 TESTS ?=
+# Tests that run at the same time. They wait more than they compute: more of them than there are cores do no harm.
+WORKERS ?= 4
 # Arguments for the demo, as in: make demo DEMO='--procs 2'
 DEMO ?=
 
@@ -22,7 +24,7 @@ demo: .venv/installed ## analyse Python's standard library on all cores, with a 
 test: .venv/installed-dev ## run all tests and print what they cover
 	@$(BIN)/python -m coverage erase
 	@status=0; \
-	$(BIN)/python -m coverage run -m pytest $(TESTS) || status=$$?; \
+	$(BIN)/python -m coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal $(TESTS) || status=$$?; \
 	$(BIN)/python -m coverage combine --quiet || status=$$?; \
 	$(BIN)/python -m coverage report $(if $(TESTS),--fail-under=0) || status=$$?; \
 	exit $$status

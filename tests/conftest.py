@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import hypothesis
 import psycopg
 import pytest
 
-from tests.support import leaks
+from tests.support import leaks, turns
 from tests.support.postgres import Postgres, session_server
 
 # A busy machine is no reason to fail; pytest's own timeout is for what hangs.
@@ -23,6 +23,19 @@ def pytest_configure() -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What measures time comes first, when there is least to wait for."""
+    items.sort(key=lambda item: item.get_closest_marker("speed") is None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """With several workers, a test that measures time waits for the others' tests to end, and theirs for its end."""
+    with turns.taken(alone=item.get_closest_marker("speed") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ class Echo:
         self._fd = fd
         self._show = show
         self._read = 0
+        self._job_began = 0
         self._punched = 0
         self._partial = b""
 
@@ -41,6 +42,7 @@ class Echo:
         if end > self._read:
             self._advance(lease, end)
         self._flush(lease)
+        self._job_began = end
 
     def peek(self, lease: Lease | None) -> None:
         """Show whole lines that were written so far by the job that runs."""
@@ -49,9 +51,10 @@ class Echo:
             self._advance(lease, end)
 
     def crash_report(self) -> str:
-        """The stack that the interpreter wrote as it died, if the last thing in the output is one."""
+        """The stack that the interpreter wrote as it died, if the last job's output ends with one."""
         end = os.fstat(self._fd).st_size
-        start = max(self._read, end - CRASH_REPORT)
+        # Not from what was not shown yet: a look between the report and the end of the process has shown it already.
+        start = max(self._job_began, end - CRASH_REPORT)
         _, found, report = os.pread(self._fd, end - start, start).rpartition(_CRASH_HEADER)
         return (found + report).decode("utf-8", "backslashreplace") if found else ""
 
@@ -87,8 +90,9 @@ class Echo:
 
     def _punch(self) -> None:
         page = 4096
-        start, end = self._punched // page * page, self._read // page * page
-        if end > start:
+        end = max(0, self._read - CRASH_REPORT) // page * page  # what a crash report may begin in is kept
+        if end > self._punched:
             # A file system that can't punch only keeps more; the file goes when its child does.
-            _libc.fallocate(self._fd, _PUNCH_HOLE_KEEP_SIZE, ctypes.c_long(start), ctypes.c_long(end - start))
-        self._punched = self._read
+            size = ctypes.c_long(end - self._punched)
+            _libc.fallocate(self._fd, _PUNCH_HOLE_KEEP_SIZE, ctypes.c_long(self._punched), size)
+            self._punched = end

@@ -20,13 +20,18 @@ SHORT = ("--lease", "1s")
 
 
 def freeze(supervised: Supervised, conn: Conn, job_id: int) -> None:
-    """Stop it, and let its lease on this job run out."""
+    """Stop it, and let its lease on this job run out. Another supervisor may have taken the job before this returns."""
     supervised.signal(signal.SIGSTOP)
+    row = conn.execute("SELECT owner, lease_no FROM tasuki.job WHERE id = %s", (job_id,)).fetchone()
+    assert row is not None
     wait_for_row(
         conn,
-        """SELECT 1 FROM tasuki.job AS j JOIN tasuki.supervisor AS s USING (owner)
-            WHERE j.id = %s AND j.lease_expires_at < now() AND s.seen_at < now() - interval '1 s'""",
-        (job_id,),
+        """SELECT 1
+            WHERE NOT EXISTS (SELECT FROM tasuki.job AS j
+                               WHERE j.id = %(id)s AND j.lease_no = %(lease_no)s AND j.lease_expires_at >= now())
+              AND NOT EXISTS (SELECT FROM tasuki.supervisor AS s
+                               WHERE s.owner = %(owner)s AND s.seen_at >= now() - interval '1 s')""",
+        {"id": job_id, "owner": row[0], "lease_no": row[1]},
     )
 
 
