@@ -11,7 +11,7 @@ import array
 import os
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -30,10 +30,19 @@ PAGE_LEASE_NO: Final = 1  # child
 PAGE_STARTED: Final = 2  # child: CLOCK_BOOTTIME in nanoseconds when that handler was entered
 PAGE_IN_HANDLER: Final = 3  # child: 1 from just before the handler is entered until its outcome is being sent
 PAGE_RECEIVED: Final = 4  # child: how many job frames it has taken from its socket
-PAGE_STOP: Final = 5  # supervisor: why the job of the next two words should end; 0: it need not
-PAGE_STOP_JOB: Final = 6  # supervisor
+PAGE_STOP: Final = 5  # supervisor: the STOP_… bits that say why whatever runs should end; 0: it need not
+PAGE_STOP_JOB: Final = 6  # supervisor: whom STOP_CANCEL and STOP_TIMEOUT mean
 PAGE_STOP_LEASE_NO: Final = 7  # supervisor
+PAGE_INTERRUPTED: Final = 8  # child: the STOP_… bits for which an exception was raised in the running handler
 PAGE_WORDS: Final = 16
+
+StopReason = Literal["cancel", "timeout", "shutdown"]
+STOP_SHUTDOWN: Final = 1
+"""The supervisor ends: meant for whatever job this child runs."""
+STOP_TIMEOUT: Final = 2
+"""The job of PAGE_STOP_JOB and PAGE_STOP_LEASE_NO has exceeded its soft timeout."""
+STOP_CANCEL: Final = 4
+"""Somebody asked to cancel that job."""
 
 
 class Extras(msgspec.Struct, frozen=True, array_like=True):

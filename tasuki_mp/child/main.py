@@ -169,6 +169,7 @@ class Child:
                     queue=job.queue,
                     attempt=job.attempt,
                     max_attempts=job.max_attempts,
+                    page=self._page,
                 )
             else:
                 if not self._resources.is_built(resource):

@@ -29,8 +29,14 @@ from tasuki_mp import wire
 from tasuki_mp.child import main as child_main
 from tasuki_mp.child.application import SPEC_VARIABLE, AppSpec
 from tasuki_mp.job import Lease
+from tasuki_mp.wire import StopReason
 
 Key = tuple[int, int]
+_STOP_BITS: Final[dict[StopReason, int]] = {
+    "shutdown": wire.STOP_SHUTDOWN,
+    "timeout": wire.STOP_TIMEOUT,
+    "cancel": wire.STOP_CANCEL,
+}
 _NO_LEAK_REPORT: Final = "ignore:resource_tracker:UserWarning"
 EXECUTOR_ENDS_FOR: Final = 2.0
 """Seconds for the executor of a dead child to end; it takes milliseconds."""
@@ -217,6 +223,19 @@ class Child:
             if entered is not None:
                 return (lease, entered)
         return None
+
+    def ask_stop(self, key: Key, reason: StopReason) -> None:
+        """Let `ctx.should_stop` become true in this lease's handler, which has been sent to this child.
+
+        Ask again until the job has ended: the page has room for one lease, and a request for the job before it, which
+        had ended already, may have taken its place. A shutdown is meant for every job of the child.
+        """
+        page, bit = self._page, _STOP_BITS[reason]
+        if bit != wire.STOP_SHUTDOWN and (page[wire.PAGE_STOP_JOB], page[wire.PAGE_STOP_LEASE_NO]) != key:
+            # In this order, so that the child never sees a reason beside a lease that it was not meant for.
+            page[wire.PAGE_STOP] &= wire.STOP_SHUTDOWN
+            page[wire.PAGE_STOP_JOB], page[wire.PAGE_STOP_LEASE_NO] = key
+        page[wire.PAGE_STOP] |= bit
 
     def close(self) -> None:
         """Close every descriptor that the supervisor had for this child."""

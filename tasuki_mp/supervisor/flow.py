@@ -182,6 +182,13 @@ class Flow:
                     ):
                         self._stop(key, Interrupted())
 
+    def ask_all_to_stop(self) -> None:
+        """Let whatever runs know that we are about to end; a handler that asks for it may come to an end by itself."""
+        for slot in self.dispatcher.slots:
+            for child in slot.children:
+                for key in list(child.inflight):
+                    child.ask_stop(key, "shutdown")
+
     def interrupt_all(self) -> None:
         """Kill whatever runs; it is given back."""
         for slot in self.dispatcher.slots:

@@ -285,6 +285,7 @@ class Supervisor:
         """First stage: lease no more, give back what has not started, let what runs end; then kill what still does."""
         flow = self._flow
         flow.dispatcher.quiesce()  # first: the leaser may have to wait for a database that does not answer
+        flow.ask_all_to_stop()
         await self._leaser.stop()
         slots = [asyncio.create_task(slot.stop()) for slot in self._slots]
         second = asyncio.create_task(self._second_signal.wait())

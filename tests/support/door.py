@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,10 @@ app = Tasuki()
 
 @app.handler(max_attempts=5)
 def hold(door: str, ctx: Context) -> str:
-    """Come to the door and obey: "return TEXT", "raise TEXT", "exit CODE", "print TEXT" and come back, "burn"."""
+    """Come to the door and obey: "return TEXT", "raise TEXT", "exit CODE", "print TEXT" and come back, "burn", "watch".
+
+    Whoever watches returns as soon as it should stop, and says why.
+    """
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(door)
         me = {"pid": os.getpid(), "job": ctx.job_id, "lease_no": ctx.lease_no, "attempt": ctx.attempt}
@@ -45,6 +49,12 @@ def hold(door: str, ctx: Context) -> str:
                         lines.write("done\n")
                         lines.flush()
                         sum(range(10**13))
+                    case ["watch"]:
+                        lines.write("done\n")
+                        lines.flush()
+                        while not ctx.should_stop:
+                            time.sleep(0.001)  # noqa: TID251 -- what handlers do
+                        return str(ctx.stop_reason)
                     case ["raise", *words]:
                         raise ValueError(" ".join(words))
                     case _:
@@ -76,7 +86,7 @@ class Visitor:
 
     def tell(self, order: str) -> None:
         """Give the order; return when the job has come back, if it does."""
-        if order.startswith(("print", "burn")):
+        if order.startswith(("print", "burn", "watch")):
             self.ask(order)
         else:
             self._sock.sendall(f"{order}\n".encode())

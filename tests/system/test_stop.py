@@ -48,6 +48,15 @@ def test_at_the_first_signal_what_runs_may_end_and_the_rest_goes_back(
     invariants.check(conn, [running, *waiting])
 
 
+def test_what_runs_is_told_that_its_supervisor_stops(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, procs=2) as supervised:
+        running = [hold(conn, door) for _ in range(2)]
+        for visitor in [door.visitor() for _ in running]:
+            visitor.tell("watch")
+        assert supervised.stop() == ExitCode.OK
+    assert [jobs.wait_final(conn, job_id)["result"] for job_id in running] == ["shutdown", "shutdown"]
+
+
 def pending(conn: Conn, job_id: int) -> jobs.Row | None:
     row = jobs.live(conn, job_id)
     return row if row is not None and row["status"] == "pending" else None
