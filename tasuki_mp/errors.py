@@ -14,6 +14,10 @@ class ConfigError(TasukiError):
     """An option, environment variable or configuration file is wrong. The CLI exits with 2."""
 
 
+class ScheduleError(ConfigError):
+    """A schedule can't be: no such cron expression or time zone, a name that is taken, an end before its start."""
+
+
 class HandlerError(TasukiError):
     """A handler or resource is declared in a way that can't be supported; raised when its module is imported."""
 
