@@ -29,12 +29,13 @@ begin
     begin
       insert into tasuki.job_archive (
         id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error,
-        created_at, scheduled_at, finished_at, lease_no, owner, limits
+        created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key
       )
       values (
         job.id, job.handler, job.queue, 'canceled', job.payload, job.attempt, job.max_attempts, job.crashes, job.priority,
         '{"kind": "canceled", "type": "Canceled", "message": "canceled on request while it was pending"}',
-        job.created_at, job.scheduled_at, clock_timestamp(), job.lease_no, null, job.limits
+        job.created_at, job.scheduled_at, clock_timestamp(), job.lease_no, null, job.limits,
+        job.key, job.unique_key
       );
       exit;
     exception when check_violation then
@@ -50,7 +51,7 @@ begin
 end
 $$;
 
-CREATE FUNCTION tasuki.enqueue(handler text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT NULL::text, priority integer DEFAULT NULL::integer, max_attempts integer DEFAULT NULL::integer, scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, limits jsonb DEFAULT NULL::jsonb) RETURNS bigint
+CREATE FUNCTION tasuki.enqueue(handler text, payload jsonb DEFAULT '{}'::jsonb, queue text DEFAULT NULL::text, priority integer DEFAULT NULL::integer, max_attempts integer DEFAULT NULL::integer, scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, limits jsonb DEFAULT NULL::jsonb, key text DEFAULT NULL::text, unique_key text DEFAULT NULL::text, unique_for interval DEFAULT NULL::interval, on_conflict text DEFAULT 'skip'::text) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -59,6 +60,7 @@ declare
   wait_under text;
   size integer;
   unfit text;
+  came_of text;
   job_id bigint;
 begin
   if enqueue.handler is null then
@@ -105,23 +107,95 @@ begin
   end if;
   wait_under := coalesce(enqueue.queue, declared.queue);
 
-  insert into tasuki.job as j (queue, handler, payload, priority, max_attempts, scheduled_at, limits)
-  values (
-    wait_under,
-    enqueue.handler,
-    enqueue.payload,
-    coalesce(enqueue.priority, declared.priority, 2),
-    coalesce(enqueue.max_attempts, declared.max_attempts, 5),
-    coalesce(enqueue.scheduled_at, clock_timestamp()),
-    nullif(enqueue.limits, '{}')
-  )
-  returning j.id into job_id;
+  if enqueue.on_conflict not in ('skip', 'replace', 'raise') then
+    raise exception 'on_conflict is skip, replace or raise, not "%"', enqueue.on_conflict
+      using errcode = 'invalid_parameter_value';
+  end if;
+  select k.job_id, k.outcome into job_id, came_of
+  from tasuki.enqueue_keyed(
+    array[null::bigint], array[wait_under], array[enqueue.handler], array[enqueue.payload],
+    array[coalesce(enqueue.priority, declared.priority, 2)]::smallint[],
+    array[coalesce(enqueue.max_attempts, declared.max_attempts, 5)], array[enqueue.scheduled_at],
+    array[nullif(enqueue.limits, '{}')], array[enqueue.key], array[enqueue.handler || ':' || enqueue.unique_key],
+    array[extract(epoch from enqueue.unique_for)::float8], array[enqueue.on_conflict]
+  ) as k;
+  if came_of = 'conflict' then
+    raise exception 'job % has the unique key "%" already', job_id, enqueue.unique_key using errcode = 'unique_violation';
+  end if;
 
   -- Postgres sends equal notifications of one transaction once.
   if enqueue.scheduled_at is null or enqueue.scheduled_at <= clock_timestamp() then
     perform pg_notify('tasuki_job', wait_under || ' 0');
   end if;
   return job_id;
+end
+$$;
+
+CREATE FUNCTION tasuki.enqueue_keyed(ids bigint[], queues text[], handlers text[], payloads jsonb[], priorities smallint[], max_attempts integer[], due_ats timestamp with time zone[], limits jsonb[], keys text[], unique_keys text[], unique_for double precision[], on_conflicts text[]) RETURNS TABLE(ordinal integer, job_id bigint, outcome text)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  entry record;
+  standing bigint;
+begin
+  for entry in
+    select
+      i.ordinal::integer as ordinal, coalesce(i.id, nextval('tasuki.job_id_seq')) as id, i.queue, i.handler, i.payload,
+      i.priority, i.most, coalesce(i.due_at, clock_timestamp()) as due_at, i.limits, i.key, i.unique_key, i.unique_for,
+      coalesce(i.on_conflict, 'skip') as on_conflict
+    from unnest(
+      enqueue_keyed.ids, enqueue_keyed.queues, enqueue_keyed.handlers, enqueue_keyed.payloads, enqueue_keyed.priorities,
+      enqueue_keyed.max_attempts, enqueue_keyed.due_ats, enqueue_keyed.limits, enqueue_keyed.keys, enqueue_keyed.unique_keys,
+      enqueue_keyed.unique_for, enqueue_keyed.on_conflicts
+    ) with ordinality as i (
+      id, queue, handler, payload, priority, most, due_at, limits, key, unique_key, unique_for, on_conflict, ordinal
+    )
+    order by i.unique_key, i.ordinal
+  loop
+    enqueue_keyed.ordinal := entry.ordinal;
+    loop
+      standing := null;
+      if entry.unique_key is not null then
+        insert into tasuki.unique_key as u (key, job_id, expires_at)
+        values (entry.unique_key, entry.id, clock_timestamp() + entry.unique_for * interval '1 second')
+        on conflict (key) do update set job_id = excluded.job_id, expires_at = excluded.expires_at
+        where u.expires_at <= clock_timestamp();
+        if not found then
+          select u.job_id into standing from tasuki.unique_key as u where u.key = entry.unique_key;
+          -- Ended between the two statements: the key is free again.
+          continue when standing is null;
+        end if;
+      end if;
+      exit;
+    end loop;
+    if standing is null then
+      insert into tasuki.job (
+        id, queue, handler, payload, priority, max_attempts, scheduled_at, limits, key, unique_key
+      )
+      values (
+        entry.id, entry.queue, entry.handler, entry.payload, entry.priority, entry.most, entry.due_at, entry.limits, entry.key,
+        entry.unique_key
+      );
+      enqueue_keyed.job_id := entry.id;
+      enqueue_keyed.outcome := 'new';
+    else
+      enqueue_keyed.job_id := standing;
+      enqueue_keyed.outcome := case entry.on_conflict when 'raise' then 'conflict' else 'stands' end;
+      if entry.on_conflict = 'replace' then
+        update tasuki.job as j
+        set
+          queue = entry.queue, handler = entry.handler, payload = entry.payload, priority = entry.priority,
+          max_attempts = greatest(entry.most, j.attempt + 1), scheduled_at = entry.due_at, limits = entry.limits,
+          key = entry.key, held_by = nullif(j.held_by, 'key')
+        where j.id = standing and j.status = 'pending';
+        if found then
+          enqueue_keyed.outcome := 'replaced';
+        end if;
+      end if;
+    end if;
+    return next;
+  end loop;
 end
 $$;
 
@@ -153,6 +227,145 @@ begin
     made := made + 1;
   end loop;
   return made;
+end
+$$;
+
+CREATE FUNCTION tasuki.free_key() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  perform from tasuki.queue as q where q.name = old.queue for share;
+  if old.key is not null then
+    update tasuki.job as j
+    set held_by = null
+    where
+      j.status = 'pending'
+      and j.id = (
+        select w.id
+        from tasuki.job as w
+        where w.held_by = 'key' and w.queue = old.queue and w.key = old.key
+        order by w.priority, w.scheduled_at, w.id
+        limit 1
+        for update skip locked
+      );
+  end if;
+  perform pg_notify('tasuki_job', old.queue || ' 0');
+  return null;
+end
+$$;
+
+CREATE FUNCTION tasuki.free_unique_key() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  delete from tasuki.unique_key as u where u.key = old.unique_key and u.job_id = old.id and u.expires_at is null;
+  return null;
+end
+$$;
+
+CREATE FUNCTION tasuki.lease_limited(queue text, handlers text[], owner uuid, lease_for double precision, most integer, now timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(id bigint, lease_no bigint, queue_name text, handler text, priority smallint, attempt integer, max_attempts integer, crashes integer, payload text, scheduled_at timestamp with time zone, waited double precision, limits text, interruptions integer, last_error_kind text, checkpoint text)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+declare
+  bounds record;
+  due record;
+  room integer := lease_limited.most;
+  held integer := 0;
+  taken bigint[] := '{}';
+begin
+  select q.max_running, q.max_running_per_key into bounds
+  from tasuki.queue as q
+  where q.name = lease_limited.queue and q.paused_at is null
+  for update skip locked;
+  if not found then
+    return;
+  end if;
+  if bounds.max_running is not null then
+    room := least(room, bounds.max_running - (
+      select count(*)
+      from tasuki.job as j
+      where j.queue = lease_limited.queue and j.status = 'running' and j.is_counted
+    ));
+  end if;
+  if room <= 0 then
+    return;
+  end if;
+  for due in
+    select j.id, j.key
+    from generate_series(0, 3) as p (priority)
+    cross join lateral (
+      select w.id, w.key
+      from tasuki.job as w
+      where
+        w.status = 'pending'
+        and w.held_by is null
+        and w.queue = lease_limited.queue
+        and w.priority = p.priority::smallint
+        and w.scheduled_at <= coalesce(lease_limited.now, clock_timestamp())
+        and w.attempt < w.max_attempts
+        and w.handler = any(lease_limited.handlers)
+      order by w.scheduled_at, w.id
+      limit 1000
+      for update skip locked
+    ) as j
+  loop
+    if
+      bounds.max_running_per_key is not null
+      and due.key is not null
+      and bounds.max_running_per_key <= (
+        select count(*)
+        from tasuki.job as j
+        where j.queue = lease_limited.queue and j.key = due.key and j.status = 'running' and j.is_counted
+      )
+    then
+      update tasuki.job as j set held_by = 'key' where j.id = due.id;
+      held := held + 1;
+      exit when held >= 1000;
+      continue;
+    end if;
+    update tasuki.job as j
+    set
+      status = 'running',
+      owner = lease_limited.owner,
+      lease_no = j.lease_no + 1,
+      attempt = j.attempt + 1,
+      lease_expires_at = coalesce(lease_limited.now, clock_timestamp()) + lease_limited.lease_for * interval '1 second',
+      started_at = null,
+      is_counted = true
+    where j.id = due.id;
+    taken := taken || due.id;
+    exit when cardinality(taken) >= room;
+  end loop;
+  return query
+    select
+      j.id, j.lease_no, j.queue, j.handler, j.priority, j.attempt, j.max_attempts, j.crashes, j.payload::text, j.scheduled_at,
+      extract(epoch from coalesce(lease_limited.now, clock_timestamp()) - j.scheduled_at)::float8,
+      j.limits::text, j.interruptions, j.last_error ->> 'kind',
+      case when j.lease_no > 1 then (select c.state::text from tasuki.checkpoint as c where c.job_id = j.id) end
+    from tasuki.job as j
+    where j.id = any(taken);
+end
+$$;
+
+CREATE FUNCTION tasuki.limit_queue(queue text, max_running integer, max_running_per_key integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  insert into tasuki.queue as q (name, max_running, max_running_per_key)
+  values (limit_queue.queue, limit_queue.max_running, limit_queue.max_running_per_key)
+  on conflict (name) do update
+  set max_running = excluded.max_running, max_running_per_key = excluded.max_running_per_key;
+  update tasuki.job as j set is_counted = true
+  where j.status = 'running' and j.queue = limit_queue.queue and not j.is_counted
+    and (limit_queue.max_running is not null or limit_queue.max_running_per_key is not null);
+  update tasuki.job as j set held_by = null where j.held_by = 'key' and j.queue = limit_queue.queue;
+  perform pg_notify('tasuki_job', limit_queue.queue || ' 1000');
 end
 $$;
 
@@ -258,11 +471,15 @@ CREATE TABLE tasuki.job (
     interruptions integer DEFAULT 0 NOT NULL,
     progress real,
     progress_note text,
+    key text,
+    unique_key text,
+    is_counted boolean DEFAULT false NOT NULL,
     CONSTRAINT job_attempt CHECK (((attempt >= 0) AND (max_attempts >= 1) AND ((attempt < max_attempts) OR ((status = 'running'::text) AND (attempt = max_attempts))))),
     CONSTRAINT job_crashes CHECK (((crashes >= 0) AND (crashes <= attempt))),
     CONSTRAINT job_handler_name CHECK (((length(handler) >= 1) AND (length(handler) <= 200))),
     CONSTRAINT job_held CHECK (((held_by IS NULL) OR ((status = 'pending'::text) AND (held_by = ANY (ARRAY['handler'::text, 'dependency'::text, 'key'::text]))))),
     CONSTRAINT job_interruptions CHECK ((interruptions >= 0)),
+    CONSTRAINT job_keys CHECK ((((length(key) >= 1) AND (length(key) <= 200)) AND ((length(unique_key) >= 1) AND (length(unique_key) <= 300)))),
     CONSTRAINT job_lease_no CHECK ((lease_no >= 0)),
     CONSTRAINT job_limits CHECK (((limits IS NULL) OR ((jsonb_typeof(limits) = 'object'::text) AND (pg_column_size(limits) <= 1024)))),
     CONSTRAINT job_owner_lease CHECK (((owner IS NULL) = (lease_expires_at IS NULL))),
@@ -298,6 +515,8 @@ CREATE TABLE tasuki.job_archive (
     lease_no bigint NOT NULL,
     owner uuid,
     limits jsonb,
+    key text,
+    unique_key text,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -324,6 +543,8 @@ CREATE TABLE tasuki.job_archive_completed (
     lease_no bigint CONSTRAINT job_archive_lease_no_not_null NOT NULL,
     owner uuid,
     limits jsonb,
+    key text,
+    unique_key text,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -350,6 +571,8 @@ CREATE TABLE tasuki.job_archive_failed (
     lease_no bigint CONSTRAINT job_archive_lease_no_not_null NOT NULL,
     owner uuid,
     limits jsonb,
+    key text,
+    unique_key text,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -374,6 +597,10 @@ CREATE TABLE tasuki.migration (
 CREATE TABLE tasuki.queue (
     name text NOT NULL,
     paused_at timestamp with time zone,
+    max_running integer,
+    max_running_per_key integer,
+    CONSTRAINT queue_max_running CHECK ((max_running >= 0)),
+    CONSTRAINT queue_max_running_per_key CHECK ((max_running_per_key >= 1)),
     CONSTRAINT queue_name CHECK ((((length(name) >= 1) AND (length(name) <= 57)) AND ((name COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text)))
 );
 
@@ -394,6 +621,14 @@ CREATE TABLE tasuki.supervisor (
     CONSTRAINT supervisor_lease CHECK ((lease_seconds > (0)::double precision))
 )
 WITH (fillfactor='50');
+
+CREATE TABLE tasuki.unique_key (
+    key text NOT NULL,
+    job_id bigint NOT NULL,
+    expires_at timestamp with time zone,
+    CONSTRAINT unique_key_length CHECK (((length(key) >= 1) AND (length(key) <= 300)))
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='10000', autovacuum_vacuum_cost_delay='0');
 
 ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_completed FOR VALUES IN ('completed');
 
@@ -420,6 +655,9 @@ ALTER TABLE ONLY tasuki.queue
 ALTER TABLE ONLY tasuki.supervisor
     ADD CONSTRAINT supervisor_pkey PRIMARY KEY (owner);
 
+ALTER TABLE ONLY tasuki.unique_key
+    ADD CONSTRAINT unique_key_pkey PRIMARY KEY (key);
+
 CREATE INDEX attempt_job ON ONLY tasuki.attempt USING btree (job_id, lease_no);
 
 CREATE INDEX command_owner ON tasuki.command USING btree (owner) WHERE (reply IS NULL);
@@ -430,15 +668,27 @@ CREATE INDEX job_archive_completed_id_idx ON ONLY tasuki.job_archive_completed U
 
 CREATE INDEX job_archive_failed_id_idx ON ONLY tasuki.job_archive_failed USING btree (id);
 
+CREATE INDEX job_counted ON tasuki.job USING btree (queue, key) WHERE ((status = 'running'::text) AND is_counted);
+
 CREATE INDEX job_held ON tasuki.job USING btree (handler) WHERE (held_by = 'handler'::text);
+
+CREATE INDEX job_held_key ON tasuki.job USING btree (queue, key, priority, scheduled_at, id) WHERE (held_by = 'key'::text);
 
 CREATE INDEX job_lease ON tasuki.job USING btree (queue, priority, scheduled_at, id) WHERE ((status = 'pending'::text) AND (held_by IS NULL));
 
 CREATE INDEX job_owner ON tasuki.job USING btree (owner) WHERE (status = 'running'::text);
 
+CREATE INDEX unique_key_expired ON tasuki.unique_key USING btree (expires_at) WHERE (expires_at IS NOT NULL);
+
 ALTER INDEX tasuki.job_archive_id ATTACH PARTITION tasuki.job_archive_completed_id_idx;
 
 ALTER INDEX tasuki.job_archive_id ATTACH PARTITION tasuki.job_archive_failed_id_idx;
+
+CREATE TRIGGER job_free_key_deleted AFTER DELETE ON tasuki.job FOR EACH ROW WHEN ((old.is_counted AND (old.status = 'running'::text))) EXECUTE FUNCTION tasuki.free_key();
+
+CREATE TRIGGER job_free_key_pending AFTER UPDATE OF status ON tasuki.job FOR EACH ROW WHEN ((old.is_counted AND (old.status = 'running'::text) AND (new.status = 'pending'::text))) EXECUTE FUNCTION tasuki.free_key();
+
+CREATE TRIGGER job_free_unique_key AFTER DELETE ON tasuki.job FOR EACH ROW WHEN ((old.unique_key IS NOT NULL)) EXECUTE FUNCTION tasuki.free_unique_key();
 
 REVOKE ALL ON FUNCTION tasuki.ensure_partitions(days integer) FROM PUBLIC;
 

@@ -13,6 +13,7 @@ from tasuki_mp.child.context import Context
 from tasuki_mp.errors import (
     AppImportError,
     ConfigError,
+    ConflictError,
     DatabaseError,
     EmbeddedError,
     EnqueueInHandlerError,
@@ -40,6 +41,7 @@ __all__ = [
     "Cancel",
     "Client",
     "ConfigError",
+    "ConflictError",
     "Context",
     "DatabaseError",
     "EmbeddedError",

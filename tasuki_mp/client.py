@@ -38,10 +38,12 @@ AsyncConnection = psycopg.AsyncConnection[Any]
 class JobHandle:
     """A job that was enqueued."""
 
-    __slots__ = ("_client", "id")
+    __slots__ = ("_client", "id", "is_new")
 
-    def __init__(self, job_id: int, client: Client) -> None:
+    def __init__(self, job_id: int, client: Client, *, is_new: bool = True) -> None:
         self.id = job_id
+        self.is_new = is_new
+        """False: its unique key was taken, and this is the job that stands."""
         self._client = client
 
     def __repr__(self) -> str:
@@ -59,10 +61,12 @@ class JobHandle:
 class AsyncJobHandle:
     """A job that was enqueued, for asyncio."""
 
-    __slots__ = ("_client", "id")
+    __slots__ = ("_client", "id", "is_new")
 
-    def __init__(self, job_id: int, client: AsyncClient) -> None:
+    def __init__(self, job_id: int, client: AsyncClient, *, is_new: bool = True) -> None:
         self.id = job_id
+        self.is_new = is_new
+        """False: its unique key was taken, and this is the job that stands."""
         self._client = client
 
     def __repr__(self) -> str:
@@ -99,15 +103,16 @@ class Client:
         self._pools.close()
 
     def enqueue(self, job: Job, conn: Connection | None = None) -> JobHandle:
-        """Insert a job. Raises DatabaseError."""
+        """Insert a job; one whose unique key is taken may stand in its place. Raises DatabaseError, ConflictError."""
         # Inside a transaction, Postgres itself sends equal notifications once.
         is_told = conn is not None or self._told.is_time(job)
-        parameters = produce.enqueue_parameters(job, is_told=is_told)
+        query, parameters = produce.enqueueing(job, is_told=is_told)
         with self._connection(conn) as connection, _explained():
-            row = _cursor(connection).execute(produce.ENQUEUE, parameters).fetchone()
+            row = _cursor(connection).execute(query, parameters).fetchone()
         if conn is None and is_told:
             self._told.note(job)
-        return JobHandle(produce.job_id(row), self)
+        job_id, is_new = produce.standing(row) if job.row.unique else (produce.job_id(row), True)
+        return JobHandle(job_id, self, is_new=is_new)
 
     def enqueue_many(self, jobs: Iterable[Job], conn: Connection | None = None) -> IdRanges:
         """Insert all jobs of an iterable, in constant memory, by COPY: all of them, or none if anything fails.
@@ -125,8 +130,14 @@ class Client:
             draw = self._draw(connection, len(chunk))
             with _transaction(connection):
                 while chunk:
-                    with _explained(), _cursor(connection).copy(produce.COPY) as copy:
-                        copy.write(copied.data(chunk, draw))
+                    portion = copied.portion(chunk, draw)
+                    if portion.data is not None:
+                        with _explained(), _cursor(connection).copy(produce.COPY) as copy:
+                            copy.write(portion.data)
+                    if portion.parameters is not None:
+                        with _explained():
+                            reply = _cursor(connection).execute(produce.ENQUEUE_KEYED, portion.parameters).fetchall()
+                        copied.stood(portion, reply)
                     chunk = next(chunks, None)
                     if chunk:
                         draw = self._draw(connection, len(chunk))
@@ -195,15 +206,16 @@ class AsyncClient:
         await self._pools.close()
 
     async def enqueue(self, job: Job, conn: AsyncConnection | None = None) -> AsyncJobHandle:
-        """Insert a job. Raises DatabaseError."""
+        """Insert a job; one whose unique key is taken may stand in its place. Raises DatabaseError, ConflictError."""
         is_told = conn is not None or self._told.is_time(job)
-        parameters = produce.enqueue_parameters(job, is_told=is_told)
+        query, parameters = produce.enqueueing(job, is_told=is_told)
         async with self._connection(conn) as connection:
             with _explained():
-                row = await (await _async_cursor(connection).execute(produce.ENQUEUE, parameters)).fetchone()
+                row = await (await _async_cursor(connection).execute(query, parameters)).fetchone()
         if conn is None and is_told:
             self._told.note(job)
-        return AsyncJobHandle(produce.job_id(row), self)
+        job_id, is_new = produce.standing(row) if job.row.unique else (produce.job_id(row), True)
+        return AsyncJobHandle(job_id, self, is_new=is_new)
 
     async def enqueue_many(self, jobs: Iterable[Job], conn: AsyncConnection | None = None) -> IdRanges:
         """Insert all jobs of an iterable, in constant memory, by COPY: all of them, or none if anything fails.
@@ -219,9 +231,16 @@ class AsyncClient:
             draw = await self._draw(connection, len(chunk))  # first, as in Client
             async with _async_transaction(connection):
                 while chunk:
-                    with _explained():
-                        async with _async_cursor(connection).copy(produce.COPY) as copy:
-                            await copy.write(copied.data(chunk, draw))
+                    portion = copied.portion(chunk, draw)
+                    if portion.data is not None:
+                        with _explained():
+                            async with _async_cursor(connection).copy(produce.COPY) as copy:
+                                await copy.write(portion.data)
+                    if portion.parameters is not None:
+                        with _explained():
+                            cursor = _async_cursor(connection)
+                            reply = await (await cursor.execute(produce.ENQUEUE_KEYED, portion.parameters)).fetchall()
+                        copied.stood(portion, reply)
                     chunk = next(chunks, None)
                     if chunk:
                         draw = await self._draw(connection, len(chunk))

@@ -22,6 +22,14 @@ class HandlerError(TasukiError):
     """A handler or resource is declared in a way that can't be supported; raised when its module is imported."""
 
 
+class ConflictError(TasukiError):
+    """A job with that unique key is there already, and `on_conflict="raise"` asked to hear of it. Nothing was inserted."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} has this unique key already")
+        self.job_id = job_id
+
+
 class PayloadError(TasukiError):
     """A payload does not fit its handler's signature, or JSON, or the size limit.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -21,6 +23,13 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,57}$"
 """What queue names look like: they travel in notifications, whose channel and payload have limits of their own."""
 
 
+OnConflict = Literal["skip", "replace", "raise"]
+"""What happens to a job whose unique key is taken: the one that is there stands; its values are replaced while it is
+pending; that is an error."""
+LONGEST_KEY: Final = 200
+LONGEST_UNIQUE_KEY: Final = 300
+
+
 class State(StrEnum):
     """Where a job stands. The last three are final: a job that reached one never changes again."""
 
@@ -35,6 +44,14 @@ class State(StrEnum):
         return self not in (State.PENDING, State.RUNNING)
 
 
+class Unique(msgspec.Struct, frozen=True):
+    """That a job is to be the only one with its key, while it lives, or for an interval from its enqueueing."""
+
+    key: str
+    seconds: float | None = None
+    on_conflict: OnConflict = "skip"
+
+
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     """A job to insert, as data. Due at `scheduled_at`, or else `delay` seconds after the database's now."""
 
@@ -47,6 +64,9 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     delay: float = 0.0
     limits: Limits = NONE
     """What is said for this job alone; the rest is its handler's."""
+    key: str | None = None
+    """What its queue may limit by."""
+    unique: Unique | None = None
 
 
 class Job:
@@ -104,6 +124,35 @@ class Job:
             raise ValueError(f"priority is 0 (first) to {LOWEST_PRIORITY} (last), not {priority!r}")
         return Job(msgspec.structs.replace(self.row, priority=priority))
 
+    def key(self, key: str) -> Job:
+        """The same job under a key that its queue may limit by, such as a tenant's name (`max_running_per_key`)."""
+        return Job(msgspec.structs.replace(self.row, key=_checked_key(key)))
+
+    def unique(
+        self,
+        key: str | Collection[str] | None = None,
+        *,
+        scope: Literal["live"] | timedelta = "live",
+        on_conflict: OnConflict = "skip",
+    ) -> Job:
+        """The same job, to be inserted only if its handler has none with that key.
+
+        `key` is a text, or the names of the arguments that make it; by default all of them do. `scope` is how long the
+        key is taken: while the job lives, or for an interval from its enqueueing. Raises ValueError.
+        """
+        if on_conflict not in ("skip", "replace", "raise"):
+            raise ValueError(f"on_conflict is 'skip', 'replace' or 'raise', not {on_conflict!r}")
+        seconds = None
+        if isinstance(scope, timedelta):
+            seconds = scope.total_seconds()
+            if not 0 < seconds <= MAX_DELAY:
+                raise ValueError(f"scope must be more than 0 seconds and at most a hundred years, not {scope!r}")
+        elif scope != "live":
+            raise ValueError(f"scope is 'live' or a timedelta, not {scope!r}")
+        text = _checked_key(key) if isinstance(key, str) else _key_of(self.row.payload, key)
+        unique = Unique(f"{self.row.handler}:{text}"[:LONGEST_UNIQUE_KEY], seconds, on_conflict)
+        return Job(msgspec.structs.replace(self.row, unique=unique))
+
     def limits(
         self,
         *,
@@ -118,6 +167,24 @@ class Job:
         """
         given = limits(timeout=timeout, soft_timeout=soft_timeout, memory=memory, cpus=cpus)
         return Job(msgspec.structs.replace(self.row, limits=given.over(self.row.limits)))
+
+
+def _checked_key(key: str) -> str:
+    text: object = key
+    if not isinstance(text, str) or not 1 <= len(text) <= LONGEST_KEY or not text.isprintable():
+        raise ValueError(f"a key is a text of 1 to {LONGEST_KEY} printable characters, not {key!r:.100}")
+    return text
+
+
+def _key_of(payload: str, names: Collection[str] | None) -> str:
+    """A key from these arguments, or from all: the same for the same values, in whatever order they were given."""
+    arguments: dict[str, Any] = msgspec.json.decode(payload)
+    if names is not None:
+        if unknown := sorted(set(names) - arguments.keys()):
+            raise ValueError(f"the key is to be made of arguments that are not in the payload: {', '.join(unknown)}")
+        arguments = {name: arguments[name] for name in names}
+    text = msgspec.json.encode(arguments, order="sorted")
+    return text.decode() if len(text) <= 80 and text.decode().isprintable() else hashlib.sha256(text).hexdigest()
 
 
 class Lease(msgspec.Struct, frozen=True):

@@ -55,7 +55,9 @@ def _copy_data(conn: psycopg.Connection[tuple[object, ...]], jobs: int) -> list[
     chunks = []
     for chunk in produce.chunks(_generated(jobs)):
         draw = produce.Draw(conn.execute(produce.DRAW_IDS, {"count": len(chunk)}).fetchall())
-        chunks.append(copied.data(chunk, draw))
+        data = copied.portion(chunk, draw).data
+        assert data is not None
+        chunks.append(data)
     return chunks
 
 

@@ -22,6 +22,14 @@ select
       where not exists (select from tasuki.queue as q where q.name = e.queue and q.paused_at is not null)
       limit 1000
     ) as counted
+  ) + (
+    select count(*)
+    from (
+      select 1
+      from tasuki.job as j
+      where j.held_by = 'key' and j.queue = any(%(queues)s::text[]) and j.handler = any(%(handlers)s::text[])
+      limit 1000
+    ) as counted
   ) as waiting,
   (
     select count(*)

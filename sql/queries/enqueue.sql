@@ -1,7 +1,7 @@
 -- Insert one job and, if it is due, tell the supervisors. Due at `at`, else `delay` seconds from now; now is the clock, not
 -- the transaction's start, so that jobs of a long transaction land where leasing looks first.
 -- Locks: nothing that exists. Index: all of the table's.
-insert into tasuki.job as j (queue, handler, payload, priority, max_attempts, limits, scheduled_at)
+insert into tasuki.job as j (queue, handler, payload, priority, max_attempts, limits, key, scheduled_at)
 values (
   %(queue)s,
   %(handler)s,
@@ -9,6 +9,7 @@ values (
   %(priority)s::smallint,
   %(max_attempts)s::integer,
   %(limits)s::jsonb,
+  %(key)s,
   coalesce(%(at)s::timestamptz, clock_timestamp() + %(delay)s::float8 * interval '1 second')
 )
 returning

@@ -11,7 +11,13 @@ with entry as materialized (
   from unnest(
     %(queues)s::text[], %(priorities)s::smallint[], %(after_ats)s::timestamptz[], %(after_ids)s::bigint[], %(mosts)s::integer[]
   ) as e (queue, priority, after_at, after_id, most)
-  where not exists (select from tasuki.queue as q where q.name = e.queue and q.paused_at is not null)
+  -- A queue with limits has a statement of its own, lease_limited.sql.
+  where not exists (
+    select from tasuki.queue as q
+    where
+      q.name = e.queue
+      and (q.paused_at is not null or q.max_running is not null or q.max_running_per_key is not null)
+  )
 ),
 taken as materialized (
   select due.id

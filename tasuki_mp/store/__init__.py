@@ -32,6 +32,7 @@ from tasuki_mp.store.work import (
     finish,
     heartbeat,
     lease,
+    lease_limited,
     release_unknown,
     rescue,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "heartbeat",
     "hold_unknown",
     "lease",
+    "lease_limited",
     "next_due",
     "other_supervisors",
     "paused_queues",

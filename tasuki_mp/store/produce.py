@@ -9,13 +9,13 @@ import bisect
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal, NamedTuple, overload
 
 import psycopg
 from psycopg import errors as pg
 
 from tasuki_mp import sql
-from tasuki_mp.errors import DatabaseError, SchemaError
+from tasuki_mp.errors import ConflictError, DatabaseError, SchemaError
 from tasuki_mp.job import Job, JobRow, State
 from tasuki_mp.limits import Limits
 
@@ -24,6 +24,7 @@ CancelVerdict = Literal["canceled", "requested", "finished", "unknown"]
 
 ENQUEUE: Final = sql.query("enqueue")
 DRAW_IDS: Final = sql.query("draw_ids")
+ENQUEUE_KEYED: Final = sql.query("enqueue_keyed")
 COPY: Final = sql.query("copy_jobs")
 TELL: Final = sql.query("tell_copied")
 CANCEL: Final = sql.query("cancel_each")
@@ -40,7 +41,7 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_TRAILER: Final = b"\xff\xff"
-_FIELDS: Final = 8  # those that copy_jobs.sql names, in its order
+_FIELDS: Final = 9  # those that copy_jobs.sql names, in its order
 _ROW_HEAD: Final = struct.Struct("!hiqiq")
 _TEXT_HEAD: Final = struct.Struct("!i")
 _NUMBERS: Final = struct.Struct("!ihii")
@@ -114,10 +115,19 @@ def enqueue_parameters(job: Job, *, is_told: bool) -> dict[str, Any]:
         "priority": row.priority,
         "max_attempts": row.max_attempts,
         "limits": row.limits.text,
+        "key": row.key,
         "at": row.scheduled_at,
         "delay": float(row.delay),
         "is_told": is_told,
     }
+
+
+def enqueueing(job: Job, *, is_told: bool) -> tuple[bytes, dict[str, Any]]:
+    """The statement that inserts this job, and its parameters."""
+    row = row_of(job)
+    if row.unique is None:
+        return ENQUEUE, enqueue_parameters(job, is_told=is_told)
+    return ENQUEUE_KEYED, keyed_parameters([row], [None], is_told=is_told)
 
 
 def row_of(job: Job) -> JobRow:
@@ -153,6 +163,45 @@ class Draw:
         self.now: datetime = max(now for _, _, now in rows)
 
 
+class Portion(NamedTuple):
+    """One chunk of jobs as it is sent: most by COPY, those with unique keys by a statement."""
+
+    data: bytes | None
+    parameters: dict[str, Any] | None
+    keyed: list[int]
+    """Where in the chunk the latter stand."""
+
+
+def keyed_parameters(rows: Sequence[JobRow], ids: Sequence[int | None], *, is_told: bool) -> dict[str, Any]:
+    """The parameters of ENQUEUE_KEYED; an id that is None is drawn there."""
+    return {
+        "ids": list(ids),
+        "queues": [row.queue for row in rows],
+        "handlers": [row.handler for row in rows],
+        "payloads": [row.payload for row in rows],
+        "priorities": [row.priority for row in rows],
+        "most_attempts": [row.max_attempts for row in rows],
+        "ats": [row.scheduled_at for row in rows],
+        "delays": [float(row.delay) for row in rows],
+        "limits": [row.limits.text for row in rows],
+        "keys": [row.key for row in rows],
+        "unique_keys": [row.unique.key if row.unique else None for row in rows],
+        "unique_for": [row.unique.seconds if row.unique else None for row in rows],
+        "on_conflicts": [row.unique.on_conflict if row.unique else None for row in rows],
+        "is_told": is_told,
+    }
+
+
+def standing(row: tuple[Any, ...] | None) -> tuple[int, bool]:
+    """The id of the job that stands, and whether it is new, from a row of ENQUEUE_KEYED. Raises ConflictError."""
+    if row is None:
+        raise DatabaseError("the database gave no answer for a job with a unique key")
+    standing_id, outcome = int(row[0]), row[1]
+    if outcome == "conflict":
+        raise ConflictError(standing_id)
+    return standing_id, outcome == "new"
+
+
 class Copied:
     """What has been copied so far: which ids, and which queues have to hear of it, since when."""
 
@@ -160,15 +209,38 @@ class Copied:
         self._ranges: list[range] = []
         self._queues: set[str] = set()
         self._since: datetime | None = None
+        self._pending: list[int] = []
 
-    def data(self, chunk: Sequence[JobRow], draw: Draw) -> bytes:
-        """The chunk as COPY data with the ids drawn for it."""
+    def portion(self, chunk: Sequence[JobRow], draw: Draw) -> Portion:
+        """What to send for the chunk, under the ids drawn for it: jobs with unique keys can't be copied in."""
         self._since = self._since or draw.now
-        self._ranges.extend(draw.ranges)
+        ids = IdRanges(draw.ranges)
+        keyed = [index for index, row in enumerate(chunk) if row.unique is not None]
+        if not keyed:
+            self._ranges.extend(draw.ranges)
+            return Portion(self._data(chunk, draw, ids), None, keyed)
+        places = set(keyed)
+        plain = [index for index in range(len(chunk)) if index not in places]
+        self._pending = list(ids)
+        data = self._data([chunk[index] for index in plain], draw, [ids[index] for index in plain]) if plain else None
+        rows = [chunk[index] for index in keyed]
+        self._queues.update(row.queue for row in rows if row.scheduled_at is None and not row.delay)
+        parameters = keyed_parameters(rows, [ids[index] for index in keyed], is_told=False)
+        return Portion(data, parameters, keyed)
+
+    def stood(self, portion: Portion, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Take in the reply of ENQUEUE_KEYED to a portion. Raises ConflictError."""
+        for index, row in zip(portion.keyed, rows, strict=True):
+            self._pending[index] = standing(row)[0]
+        self._ranges.extend(range(job_id, job_id + 1) for job_id in self._pending)
+        self._pending = []
+
+    def _data(self, chunk: Sequence[JobRow], draw: Draw, ids: Iterable[int]) -> bytes:
+        """The rows as COPY data with these ids."""
         now = (draw.now - _EPOCH) // _MICROSECOND
         parts = [_COPY_HEADER]
-        constants: dict[tuple[str, str, int, int, Limits], bytes] = {}
-        for row, job_id in zip(chunk, IdRanges(draw.ranges), strict=True):
+        constants: dict[tuple[str, str, int, int, Limits, str | None], bytes] = {}
+        for row, job_id in zip(chunk, ids, strict=True):
             due = now
             if row.scheduled_at is not None:
                 due = (row.scheduled_at - _EPOCH) // _MICROSECOND
@@ -176,7 +248,7 @@ class Copied:
                 due = now + round(row.delay * 1e6)
             if due <= now:
                 self._queues.add(row.queue)
-            key = (row.queue, row.handler, row.priority, row.max_attempts, row.limits)
+            key = (row.queue, row.handler, row.priority, row.max_attempts, row.limits, row.key)
             constant = constants.get(key)
             if constant is None:
                 constant = constants[key] = _constant(*key)
@@ -200,11 +272,18 @@ class Copied:
         return IdRanges(self._ranges)
 
 
-def _constant(queue: str, handler: str, priority: int, max_attempts: int, limits: Limits) -> bytes:
+def _constant(queue: str, handler: str, priority: int, max_attempts: int, limits: Limits, key: str | None) -> bytes:
     """The fields that many jobs share, as COPY data."""
     texts = (text.encode() for text in (queue, handler))
     names = b"".join(_TEXT_HEAD.pack(len(text)) + text for text in texts)
-    return names + _NUMBERS.pack(2, priority, 4, max_attempts) + _jsonb(limits.text)
+    return names + _NUMBERS.pack(2, priority, 4, max_attempts) + _jsonb(limits.text) + _text(key)
+
+
+def _text(text: str | None) -> bytes:
+    if text is None:
+        return _TEXT_HEAD.pack(-1)
+    content = text.encode()
+    return _TEXT_HEAD.pack(len(content)) + content
 
 
 def _jsonb(text: str | None) -> bytes:

@@ -123,10 +123,14 @@ async def trim_attempts(conn: AsyncConnection, ids: Sequence[int], *, keep: int 
     return cursor.rowcount
 
 
-async def next_due(conn: AsyncConnection, *, queues: Sequence[str], handlers: Sequence[str]) -> float | None:
-    """Seconds until the earliest job that may be leased; zero or less when one is due, None when there is none."""
-    seconds = await _value(conn, _NEXT_DUE, {"queues": list(queues), "handlers": list(handlers)})
-    return None if seconds is None else float(seconds)
+async def next_due(
+    conn: AsyncConnection, *, queues: Sequence[str], handlers: Sequence[str]
+) -> tuple[float | None, list[str]]:
+    """Seconds until the earliest job that may be leased, zero or less when one is due, None when there is none; and
+    which of the queues have limits, whose jobs count only once they become due."""
+    row = await (await conn.execute(_NEXT_DUE, {"queues": list(queues), "handlers": list(handlers)})).fetchone()
+    seconds, limited = row or (None, [])
+    return None if seconds is None else float(seconds), limited
 
 
 async def hold_unknown(conn: AsyncConnection, *, queues: Sequence[str], grace: float = 600, limit: int = 5000) -> int:
@@ -146,7 +150,7 @@ async def drain_left(conn: AsyncConnection, *, queues: Sequence[str], handlers: 
     scope = {"queues": list(queues), "handlers": list(handlers), "due_only": due_only}
     row = await (await conn.execute(_DRAIN_LEFT, scope)).fetchone()
     waiting, running = row or (0, 0)
-    due = await next_due(conn, queues=queues, handlers=handlers)
+    due, _ = await next_due(conn, queues=queues, handlers=handlers)
     if waiting or running:
         return Left(waiting=waiting, running=running, next_due=due)
     unknown = await (await conn.execute(_DRAIN_UNKNOWN, scope)).fetchall()

@@ -19,6 +19,7 @@ from tasuki_mp.job import Lease
 from tasuki_mp.outcome import Settled, SettledKind
 
 _LEASE: Final = sql.query("lease")
+_LEASE_LIMITED: Final = sql.query("lease_limited")
 _HEARTBEAT: Final = sql.query("heartbeat")
 _FINISH: Final = sql.query("finish")
 _VERDICT: Final = sql.query("verdict")
@@ -128,6 +129,36 @@ async def lease(
     rank = {(entry.queue, entry.priority): index for index, entry in enumerate(entries)}
     leases = [Lease(*(*row, sent_at)) for row in await cursor.fetchall()]
     leases.sort(key=lambda taken: (rank[taken.queue, taken.priority], taken.scheduled_at, taken.id))
+    return leases
+
+
+async def lease_limited(
+    conn: AsyncConnection,
+    *,
+    owner: UUID,
+    lease_for: float,
+    queue: str,
+    handlers: Sequence[str],
+    limit: int,
+    sent_at: float,
+    now: datetime | None = None,
+) -> list[Lease]:
+    """Take up to `limit` due jobs from a queue that has limits. Nothing, while somebody else leases from it."""
+    cursor = await conn.execute(
+        _LEASE_LIMITED,
+        {
+            "queue": queue,
+            "handlers": list(handlers),
+            "owner": owner,
+            "lease_for": lease_for,
+            "most": limit,
+            "now": now,
+        },
+        prepare=True,
+        binary=True,
+    )
+    leases = [Lease(*(*row, sent_at)) for row in await cursor.fetchall()]
+    leases.sort(key=lambda taken: (taken.priority, taken.scheduled_at, taken.id))
     return leases
 
 

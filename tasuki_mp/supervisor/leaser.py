@@ -31,6 +31,8 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 AFTER_NOTIFICATION: Final = 0.05
 """Seconds after a notification when one more scan follows, for producers that throttle theirs to one in that time."""
+LOOK_EVERY: Final = 5.0
+"""Seconds after which a full scan first asks which queues have limits."""
 SOONEST: Final = 0.01
 """No wait is shorter: a due time that is now is waited for this long, so that a row that can't be taken is no busy loop."""
 
@@ -84,6 +86,9 @@ class Leaser:
         self._wake = asyncio.Event()
         self._is_full_wanted = True
         self._is_reply_lost = False
+        self._limited: list[str] = []
+        """Those of our queues that have limits, as of the last look."""
+        self._looked_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
         self.last_success = clock.now()
 
@@ -108,6 +113,7 @@ class Leaser:
             return
         if look_back > 0:
             self._is_full_wanted = True
+            self._looked_at = float("-inf")
         self._wake.set()
         asyncio.get_running_loop().call_later(AFTER_NOTIFICATION, self._wake.set)
 
@@ -165,11 +171,22 @@ class Leaser:
             return max(SOONEST, min(later, self._poll)) if later > 0 else 0.0
         self._is_full_wanted = False
         self._events.found_nothing()
-        due = await self._link.call(upkeep.next_due, queues=self._queues, handlers=self._handlers)
+        due = await self._look_ahead()
         self._is_full_wanted = True
         return self._poll if due is None else max(SOONEST, min(due, self._poll))
 
+    async def _look_ahead(self) -> float | None:
+        """Seconds until the next job is due, as far as that can be said; learns by the way which queues have limits."""
+        due, limited = await self._link.call(upkeep.next_due, queues=self._queues, handlers=self._handlers)
+        self._looked_at = clock.now()
+        if limited != self._limited:
+            self._limited = limited
+            self.look_everywhere()
+        return due
+
     async def _scan(self, wanted: int, *, is_full: bool) -> list[Lease]:
+        if is_full and clock.now() - self._looked_at > LOOK_EVERY:
+            await self._look_ahead()
         order = self._stride.order(self._queues)
         quotas = self._stride.quotas(order, wanted)
         entries = [
@@ -184,6 +201,9 @@ class Leaser:
         ]
         started = clock.now()
         leases = await self._link.call(self._lease, entries=entries, limit=wanted)
+        for queue in self._limited:
+            if room := min(wanted - len(leases), quotas[queue]):
+                leases += await self._link.call(self._lease_limited, queue=queue, limit=room)
         ended = clock.now()
         self.last_success = ended
         self._metrics.lease_took(ended - started, len(leases))
@@ -206,6 +226,22 @@ class Leaser:
             limit=limit,
             sent_at=clock.now(),
         )
+        return self._take_in(leases)
+
+    async def _lease_limited(self, connection: Connection, *, queue: str, limit: int) -> list[Lease]:
+        return self._take_in(
+            await work.lease_limited(
+                connection,
+                owner=self._owner,
+                lease_for=self._lease_for,
+                queue=queue,
+                handlers=self._handlers,
+                limit=limit,
+                sent_at=clock.now(),
+            )
+        )
+
+    def _take_in(self, leases: list[Lease]) -> list[Lease]:
         # Into the book before the connection is free again: whoever looks for unknown rows of ours must know these.
         older = self._book.add(leases)
         if older:

@@ -76,10 +76,26 @@ SAMPLES: dict[str, Any] = {
     "slots": "{1,NULL}",
     "timeout": "2s",
     "usages": ["{}", "{}"],
+    "ats": [None, datetime(2030, 1, 1, tzinfo=UTC)],
+    "key": "k",
+    "keys": ["k", None],
+    "max_running": 3,
+    "max_running_per_key": None,
+    "most_attempts": [5, 5],
+    "on_conflicts": ["skip", None],
+    "payloads": ["{}", "{}"],
+    "unique_for": [None, 3.0],
+    "unique_keys": ["u", None],
     "version": "1",
 }
 """A value for each parameter, by name; what means different things in different files is in `SPECIAL`."""
 SPECIAL: dict[str, dict[str, Any]] = {
+    "enqueue_keyed": {
+        "ids": [None, None],
+        "priorities": [2, 2],
+        "payloads": ["{}", "{}"],
+        "delays": [0.0, 1.0],
+    },
     "enqueue": {"limits": '{"cpus": 2}'},
     "register_handlers": {"max_attempts": [5, 5]},
 }

@@ -138,7 +138,9 @@ def test_history_of_a_live_job_is_bounded(conn: Conn, one: Holder) -> None:
 
 def test_when_the_next_job_is_due(conn: Conn, one: Holder) -> None:
     def due() -> float | None:
-        return one.call(store.next_due, **SCOPE)
+        seconds, limited = one.call(store.next_due, **SCOPE)
+        assert limited == []
+        return seconds
 
     assert due() is None
     jobs.add(conn, queue="elsewhere")

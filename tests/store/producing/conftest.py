@@ -15,6 +15,7 @@ _EMPTY = """
     DELETE FROM tasuki.job_archive;
     DELETE FROM tasuki.attempt;
     DELETE FROM tasuki.handler;
+    DELETE FROM tasuki.unique_key;
     DROP TABLE IF EXISTS purchase;
 """
 

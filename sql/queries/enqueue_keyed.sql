@@ -1,0 +1,26 @@
+-- Insert jobs that may have unique keys; see the function. Then tell the supervisors of what is new or changed and due.
+-- Locks: the keys, in order, until the transaction ends. Indexes: unique_key_pkey, all of the job table's.
+with came as materialized (
+  select k.ordinal, k.job_id, k.outcome
+  from tasuki.enqueue_keyed(
+    %(ids)s::bigint[], %(queues)s::text[], %(handlers)s::text[], %(payloads)s::text[]::jsonb[], %(priorities)s::smallint[],
+    %(most_attempts)s::integer[],
+    array(
+      select coalesce(d.at, clock_timestamp() + d.delay * interval '1 second')
+      from unnest(%(ats)s::timestamptz[], %(delays)s::float8[]) with ordinality as d (at, delay, ordinal)
+      order by d.ordinal
+    ),
+    %(limits)s::text[]::jsonb[], %(keys)s::text[], %(unique_keys)s::text[], %(unique_for)s::float8[], %(on_conflicts)s::text[]
+  ) as k
+),
+told as materialized (
+  select pg_notify('tasuki_job', due.queue || ' 0')
+  from (
+    select distinct (%(queues)s::text[])[came.ordinal] as queue
+    from came
+    where %(is_told)s::boolean and came.outcome in ('new', 'replaced')
+  ) as due
+)
+select came.job_id, came.outcome, (select count(*) from told) as told
+from came
+order by came.ordinal
