@@ -242,8 +242,11 @@ def test_a_moving_target_is_caught(supervised: Supervised, conn: Conn, door: Doo
 def test_processes_of_a_resource_live_as_long_as_its_child(supervised: Supervised, conn: Conn, door: Door) -> None:
     child, helper = run(conn, "use_daemon")["result"]
     assert tree.read_stat(helper) is not None
-    again = [run(conn, "use_daemon")["result"] for _ in range(4)]
-    assert [child, helper] in again  # neither was replaced
+    visitors = {visitor.pid: visitor for visitor in (puppet(conn, door), puppet(conn, door))}
+    visitors.pop(child).tell("return")  # now it alone is free
+    assert run(conn, "use_daemon")["result"] == [child, helper]
+    for visitor in visitors.values():
+        visitor.tell("return")
 
     os.kill(child, signal.SIGKILL)
 

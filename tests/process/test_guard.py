@@ -39,6 +39,7 @@ def ask(supervisor: Program, name: str) -> list[str]:
     return [supervisor.line(), supervisor.line()]
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize("end", ["killed", "exits"])
 def test_children_that_burn_cpu_in_c_die_with_their_supervisor(end: str) -> None:
     seconds = []

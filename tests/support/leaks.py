@@ -46,7 +46,7 @@ def tagged(tag: str) -> list[Leak]:
     return found
 
 
-def assert_none(tag: str, *, timeout: float = 5.0) -> None:
+def assert_none(tag: str, *, timeout: float = 20.0) -> None:
     """Fail unless every process with this tag is gone within the timeout; end those that are not."""
     try:
         wait_until(lambda: not tagged(tag), timeout=timeout)

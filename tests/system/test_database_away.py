@@ -14,6 +14,7 @@ import pytest
 
 from tasuki_mp import embedded
 from tasuki_mp.migrate import migrate
+from tasuki_mp.supervisor.supervisor import FLUSH_FOR
 from tests.support import invariants, jobs, outages
 from tests.support.door import Door
 from tests.support.hooked import Supervised
@@ -152,7 +153,7 @@ def test_a_supervisor_without_a_database_can_be_stopped(dsn: str, conn: Conn) ->
             wait_gone(visitor.pid)
             supervised.event("finish failed, will send again")
             supervised.signal(signal.SIGTERM)
-            assert supervised.wait(timeout=2) == 6
+            assert supervised.wait(timeout=FLUSH_FOR / 2) == 6
     with Door(), Supervised(dsn) as second:
         second.event("job rescued", job=job_id)
         assert second.stop() == 0

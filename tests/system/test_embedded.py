@@ -22,7 +22,7 @@ from tasuki_mp import embedded
 from tasuki_mp.embedded import cluster, place, watch
 from tasuki_mp.errors import EmbeddedError
 from tests.support.postgres import temporary_folder
-from tests.support.waiting import wait_for_row, wait_gone, wait_readable
+from tests.support.waiting import TIMEOUT, wait_for_row, wait_gone, wait_readable
 
 is_root = os.geteuid() == 0
 
@@ -212,7 +212,7 @@ def test_it_stops_with_its_last_user_only(folder: Path) -> None:
     assert _one(second.dsn, "SELECT pg_postmaster_start_time() IS NOT NULL")
     assert second.pid == pid
     second.close()
-    wait_gone(pid, timeout=5)
+    wait_gone(pid)
     assert second.pid is None
 
 
@@ -222,7 +222,7 @@ def test_it_stops_after_sigkill_of_its_only_user(folder: Path) -> None:
     assert pid > 0 and dsn
     user.kill()
     user.communicate()
-    wait_gone(pid, timeout=5)
+    wait_gone(pid)
     # Orderly, not by force: the next start has nothing to recover.
     assert "database system is shut down" in (folder / "server.log").read_text()
 
@@ -233,7 +233,7 @@ def test_it_stops_although_a_client_is_in_a_transaction(folder: Path) -> None:
     with psycopg.connect(server.dsn) as conn:
         conn.execute("CREATE TABLE t ()")
         server.close()
-        wait_gone(pid, timeout=5)
+        wait_gone(pid)
         with pytest.raises(psycopg.OperationalError):
             conn.execute("SELECT 1")
 
@@ -271,7 +271,7 @@ def test_what_was_committed_survives_sigkill_of_the_server(folder: Path) -> None
             assert again.pid != pid
             assert _one(again.dsn, "SELECT n FROM kept") == 7
             assert _one(server.dsn, "SELECT n FROM kept") == 7  # the earlier hold is good for the new server too
-            thread.join(timeout=20)
+            thread.join(timeout=TIMEOUT)
             assert not thread.is_alive()
             busy.close()
 
@@ -284,7 +284,7 @@ def test_a_lost_watcher_is_replaced(folder: Path) -> None:
         wait_gone(first)
         with embedded.start(folder):
             assert _watcher_pid(folder) != first
-    wait_gone(pid, timeout=5)
+    wait_gone(pid)
 
 
 def test_the_watcher_stops_the_server_when_the_last_hold_is_dropped(folder: Path) -> None:
@@ -297,8 +297,9 @@ def test_the_watcher_stops_the_server_when_the_last_hold_is_dropped(folder: Path
     thread.start()
     assert _one(server.dsn, "SELECT 1") == 1
     server.close()
-    thread.join(timeout=20)
-    wait_gone(pid, timeout=0.1)
+    thread.join(timeout=TIMEOUT)
+    assert not thread.is_alive()
+    wait_gone(pid, timeout=1)
     watch.watch(folder, os.open(folder / "watcher", os.O_RDWR))  # nothing to stop
 
 
@@ -355,7 +356,7 @@ def test_ten_starts_at_once_make_one_server() -> None:
         assert len(set(told)) == 1
         for user in users:
             _end(user)
-        wait_gone(told[0][0], timeout=5)
+        wait_gone(told[0][0])
 
 
 def test_starts_while_it_is_being_stopped(folder: Path) -> None:
@@ -531,7 +532,7 @@ def test_two_users_do_not_get_in_each_others_way() -> None:
             assert Path(f"/proc/{pid}").stat().st_uid == uid
             assert _one(dsn, "SELECT current_setting('data_directory')") == str(home / ".local/share/tasuki-mp/pg/data")
             _end(user)
-            wait_gone(pid, timeout=5)
+            wait_gone(pid)
 
 
 def _python_for(uid: int) -> str:

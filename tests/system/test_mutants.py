@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 Conn = psycopg.Connection[Any]
 
-LEASE = 1.5
+LEASE = 3
 """Seconds."""
 
 

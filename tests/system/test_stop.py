@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from tasuki_mp.config import ExitCode
+from tasuki_mp.supervisor.supervisor import FLUSH_FOR
 from tests.support import invariants, jobs, leaks
 from tests.support.door import Door
 from tests.support.hooked import IN_A_TERMINAL, Supervised
@@ -105,7 +106,7 @@ def test_a_third_signal_leaves_at_once(dsn: str, conn: Conn) -> None:
             with psycopg.connect(dsn, autocommit=True) as other:
                 wait_for_lock_wait(other)
             supervised.signal(signal.SIGTERM)
-            assert supervised.wait(timeout=2) == ExitCode.FORCED
+            assert supervised.wait(timeout=FLUSH_FOR / 2) == ExitCode.FORCED
     # The orphaned statement may still be carried out by the server, or not: the job is given back, or is rescued later.
     with Supervised(dsn) as second:
         again = door_visitor_of(second, conn, job_id)
@@ -191,9 +192,9 @@ def test_a_signal_while_the_application_is_imported(dsn: str, tmp_path: Path, pr
     with Door() as door, Supervised(dsn, *options, app="hanging:app", env={"TEST_DOOR": door.path}) as supervised:
         visitor = door.visitor()
         supervised.signal(signal.SIGTERM)
-        assert supervised.wait(timeout=5) == ExitCode.OK
+        assert supervised.wait(timeout=20) == ExitCode.OK
         visitor.wait_gone()
-        leaks.assert_none(supervised.tag, timeout=1)
+        leaks.assert_none(supervised.tag)
 
 
 APP_THAT_WEDGES = """
@@ -222,7 +223,7 @@ def test_an_executor_that_hangs_for_ever_keeps_nobody_from_ending(dsn: str, conn
         # Its death is noticed, and the slot has a new child, though the executor has not noticed anything.
         supervised.event("job will be retried", job=job_id)
         supervised.signal(signal.SIGTERM)
-        assert supervised.wait(timeout=5) == ExitCode.OK
+        assert supervised.wait(timeout=20) == ExitCode.OK
     row = jobs.live(conn, job_id)
     assert row is not None
     assert (row["status"], row["crashes"]) == ("pending", 1)

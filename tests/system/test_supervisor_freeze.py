@@ -16,7 +16,8 @@ from tests.support.waiting import wait_for_row, wait_until
 
 Conn = psycopg.Connection[Any]
 
-SHORT = ("--lease", "1s")
+SHORT = ("--lease", "2s")
+"""Short enough to be waited for, long enough not to be lost on a busy machine by somebody who is not frozen."""
 
 
 def freeze(supervised: Supervised, conn: Conn, job_id: int) -> None:
@@ -30,7 +31,7 @@ def freeze(supervised: Supervised, conn: Conn, job_id: int) -> None:
             WHERE NOT EXISTS (SELECT FROM tasuki.job AS j
                                WHERE j.id = %(id)s AND j.lease_no = %(lease_no)s AND j.lease_expires_at >= now())
               AND NOT EXISTS (SELECT FROM tasuki.supervisor AS s
-                               WHERE s.owner = %(owner)s AND s.seen_at >= now() - interval '1 s')""",
+                               WHERE s.owner = %(owner)s AND s.seen_at >= now() - s.lease_seconds * interval '1 s')""",
         {"id": job_id, "owner": row[0], "lease_no": row[1]},
     )
 
@@ -128,7 +129,7 @@ def test_a_loop_that_is_stuck_loses_no_lease(dsn: str, conn: Conn) -> None:
     job_id = jobs.add(conn, handler="note")
     with Supervised(dsn, *SHORT, gates=["after_result"]) as supervised:
         gate = supervised.gate()
-        expiry = conn.execute("SELECT lease_expires_at + interval '1 s' FROM tasuki.job").fetchone()
+        expiry = conn.execute("SELECT lease_expires_at + interval '2 s' FROM tasuki.job").fetchone()
         # Prolonged by more than its own length while the loop stands still.
         wait_for_row(conn, "SELECT 1 FROM tasuki.job WHERE lease_expires_at > %s", expiry)
         gate.remove()

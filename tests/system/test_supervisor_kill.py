@@ -35,7 +35,7 @@ def test_killed_anywhere_its_job_is_done_by_the_next(dsn: str, conn: Conn) -> No
         with Supervised(dsn, "--queue", point, gates=[point]) as first:
             first.gate()
             first.kill()
-            leaks.assert_none(first.tag, timeout=1)
+            leaks.assert_none(first.tag)
     queues = [word for point in ATTEMPTS for word in ("--queue", point)]
     with Supervised(dsn, *queues) as second:
         second.started()
@@ -55,8 +55,8 @@ def test_killed_with_children_that_burn_in_c_nothing_is_left_and_the_next_goes_o
                 visitor.tell("burn")
             first.kill()
             for visitor in visitors:
-                wait_gone(visitor.pid, timeout=1)
-            leaks.assert_none(first.tag, timeout=1)
+                wait_gone(visitor.pid)
+            leaks.assert_none(first.tag)
         with Supervised(dsn, procs=2) as second:  # the lease is a minute long: it need not run out
             again = [door.visitor() for _ in ids]
             assert {(visitor.job, visitor.attempt) for visitor in again} == {(job_id, 2) for job_id in ids}
