@@ -31,7 +31,7 @@ from tasuki_mp.version import __version__
 
 if TYPE_CHECKING:
     from tasuki_mp.client import AsyncClient, AsyncJobHandle, Client, JobHandle
-    from tasuki_mp.store.produce import IdRanges
+    from tasuki_mp.store.copying import IdRanges
 
 __all__ = [
     "AppImportError",
@@ -67,7 +67,7 @@ _LATER = {
     "AsyncClient": "tasuki_mp.client",
     "AsyncJobHandle": "tasuki_mp.client",
     "Client": "tasuki_mp.client",
-    "IdRanges": "tasuki_mp.store.produce",
+    "IdRanges": "tasuki_mp.store.copying",
     "JobHandle": "tasuki_mp.client",
 }
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import psycopg
 
     from tasuki_mp.client import Client, JobHandle
-    from tasuki_mp.store.produce import CancelVerdict, IdRanges
+    from tasuki_mp.store.copying import IdRanges
+    from tasuki_mp.store.produce import CancelVerdict
 
 P = ParamSpec("P")
 R = TypeVar("R")

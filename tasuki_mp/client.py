@@ -21,13 +21,14 @@ from typing import Any, Self
 import psycopg
 import psycopg_pool
 from psycopg import errors as pg
-from psycopg.rows import TupleRow, tuple_row
 
 from tasuki_mp.errors import DatabaseError
-from tasuki_mp.job import Job, State
-from tasuki_mp.store import produce
+from tasuki_mp.job import Job, State, row_of
+from tasuki_mp.store import bulk, produce
+from tasuki_mp.store.bulk import Intake, cursor, cursor_async, explained
+from tasuki_mp.store.copying import IdRanges
 from tasuki_mp.store.pool import AsyncPools, Pools
-from tasuki_mp.store.produce import CancelVerdict, Copied, Draw, IdRanges
+from tasuki_mp.store.produce import CancelVerdict
 
 __all__ = ["AsyncClient", "AsyncJobHandle", "CancelVerdict", "Client", "IdRanges", "JobHandle"]
 
@@ -107,8 +108,8 @@ class Client:
         # Inside a transaction, Postgres itself sends equal notifications once.
         is_told = conn is not None or self._told.is_time(job)
         query, parameters = produce.enqueueing(job, is_told=is_told)
-        with self._connection(conn) as connection, _explained():
-            row = _cursor(connection).execute(query, parameters).fetchone()
+        with self._connection(conn) as connection, explained():
+            row = cursor(connection).execute(query, parameters).fetchone()
         if conn is None and is_told:
             self._told.note(job)
         job_id, is_new = produce.standing(row) if job.row.unique else (produce.job_id(row), True)
@@ -119,48 +120,22 @@ class Client:
 
         Returns their ids, in the order of the jobs.
         """
-        copied = Copied()
-        chunks = produce.chunks(jobs)
-        chunk = next(chunks, None)
-        if not chunk:
-            return copied.ids
+        intake = Intake(map(row_of, jobs))
+        if not intake:
+            return IdRanges()
         with self._connection(conn) as connection:
-            # Drawing ids begins the caller's transaction if it has to be begun, so that what follows is a savepoint in
-            # it; in autocommit, what follows is a transaction.
-            draw = self._draw(connection, len(chunk))
-            with _transaction(connection):
-                while chunk:
-                    portion = copied.portion(chunk, draw)
-                    if portion.data is not None:
-                        with _explained(), _cursor(connection).copy(produce.COPY) as copy:
-                            copy.write(portion.data)
-                    if portion.parameters is not None:
-                        with _explained():
-                            reply = _cursor(connection).execute(produce.ENQUEUE_KEYED, portion.parameters).fetchall()
-                        copied.stood(portion, reply)
-                    chunk = next(chunks, None)
-                    if chunk:
-                        draw = self._draw(connection, len(chunk))
-                if copied.tell_parameters:
-                    with _explained():
-                        _cursor(connection).execute(produce.TELL, copied.tell_parameters)
-        return copied.ids
+            return bulk.insert(connection, intake, is_ours=conn is None)
 
     def cancel(self, ids: Iterable[int], conn: Connection | None = None) -> dict[int, CancelVerdict]:
         """Cancel jobs; for each id what came of it."""
-        with self._connection(conn) as connection, _explained():
-            rows = _cursor(connection).execute(produce.CANCEL, produce.cancel_parameters(ids)).fetchall()
+        with self._connection(conn) as connection, explained():
+            rows = cursor(connection).execute(produce.CANCEL, produce.cancel_parameters(ids)).fetchall()
         return produce.verdicts(rows)
 
     def status(self, job_id: int, conn: Connection | None = None) -> State | None:
         """Where a job stands; None if there is no such job."""
-        with self._connection(conn) as connection, _explained():
-            return produce.state(_cursor(connection).execute(produce.STATUS, {"id": job_id}).fetchone())
-
-    @staticmethod
-    def _draw(connection: Connection, count: int) -> Draw:
-        with _explained():
-            return Draw(_cursor(connection).execute(produce.DRAW_IDS, {"count": count}).fetchall())
+        with self._connection(conn) as connection, explained():
+            return produce.state(cursor(connection).execute(produce.STATUS, {"id": job_id}).fetchone())
 
     def _connection(self, conn: object) -> AbstractContextManager[Connection]:
         if conn is None:
@@ -171,7 +146,7 @@ class Client:
 
     @contextmanager
     def _own_connection(self) -> Iterator[Connection]:
-        with _explained():
+        with explained():
             pool, connection = self._pools.take()
         try:
             with connection:  # commits where the caller's pool has connections without autocommit; closes nothing
@@ -210,8 +185,8 @@ class AsyncClient:
         is_told = conn is not None or self._told.is_time(job)
         query, parameters = produce.enqueueing(job, is_told=is_told)
         async with self._connection(conn) as connection:
-            with _explained():
-                row = await (await _async_cursor(connection).execute(query, parameters)).fetchone()
+            with explained():
+                row = await (await cursor_async(connection).execute(query, parameters)).fetchone()
         if conn is None and is_told:
             self._told.note(job)
         job_id, is_new = produce.standing(row) if job.row.unique else (produce.job_id(row), True)
@@ -220,53 +195,27 @@ class AsyncClient:
     async def enqueue_many(self, jobs: Iterable[Job], conn: AsyncConnection | None = None) -> IdRanges:
         """Insert all jobs of an iterable, in constant memory, by COPY: all of them, or none if anything fails.
 
-        Returns their ids, in the order of the jobs. The event loop gets its turn between portions of 10,000.
+        Returns their ids, in the order of the jobs. The event loop gets its turn now and then.
         """
-        copied = Copied()
-        chunks = produce.chunks(jobs)
-        chunk = next(chunks, None)
-        if not chunk:
-            return copied.ids
+        intake = Intake(map(row_of, jobs))
+        if not intake:
+            return IdRanges()
         async with self._connection(conn) as connection:
-            draw = await self._draw(connection, len(chunk))  # first, as in Client
-            async with _async_transaction(connection):
-                while chunk:
-                    portion = copied.portion(chunk, draw)
-                    if portion.data is not None:
-                        with _explained():
-                            async with _async_cursor(connection).copy(produce.COPY) as copy:
-                                await copy.write(portion.data)
-                    if portion.parameters is not None:
-                        with _explained():
-                            cursor = _async_cursor(connection)
-                            reply = await (await cursor.execute(produce.ENQUEUE_KEYED, portion.parameters)).fetchall()
-                        copied.stood(portion, reply)
-                    chunk = next(chunks, None)
-                    if chunk:
-                        draw = await self._draw(connection, len(chunk))
-                if copied.tell_parameters:
-                    with _explained():
-                        await _async_cursor(connection).execute(produce.TELL, copied.tell_parameters)
-        return copied.ids
+            return await bulk.insert_async(connection, intake, is_ours=conn is None)
 
     async def cancel(self, ids: Iterable[int], conn: AsyncConnection | None = None) -> dict[int, CancelVerdict]:
         """Cancel jobs; for each id what came of it."""
         async with self._connection(conn) as connection:
-            with _explained():
-                cursor = await _async_cursor(connection).execute(produce.CANCEL, produce.cancel_parameters(ids))
-                return produce.verdicts(await cursor.fetchall())
+            with explained():
+                found = await cursor_async(connection).execute(produce.CANCEL, produce.cancel_parameters(ids))
+                return produce.verdicts(await found.fetchall())
 
     async def status(self, job_id: int, conn: AsyncConnection | None = None) -> State | None:
         """Where a job stands; None if there is no such job."""
         async with self._connection(conn) as connection:
-            with _explained():
-                cursor = await _async_cursor(connection).execute(produce.STATUS, {"id": job_id})
-                return produce.state(await cursor.fetchone())
-
-    @staticmethod
-    async def _draw(connection: AsyncConnection, count: int) -> Draw:
-        with _explained():
-            return Draw(await (await _async_cursor(connection).execute(produce.DRAW_IDS, {"count": count})).fetchall())
+            with explained():
+                found = await cursor_async(connection).execute(produce.STATUS, {"id": job_id})
+                return produce.state(await found.fetchone())
 
     def _connection(self, conn: object) -> AbstractAsyncContextManager[AsyncConnection]:
         if conn is None:
@@ -277,7 +226,7 @@ class AsyncClient:
 
     @asynccontextmanager
     async def _own_connection(self) -> AsyncIterator[AsyncConnection]:
-        with _explained():
+        with explained():
             pool, connection = await self._pools.take()
         try:
             async with connection:
@@ -298,63 +247,13 @@ class _Throttle:
         self._last: dict[str, float] = {}
 
     def is_time(self, job: Job) -> bool:
-        last = self._last.get(produce.row_of(job).queue)
+        last = self._last.get(row_of(job).queue)
         return last is None or time.monotonic() - last >= produce.TELL_EVERY
 
     def note(self, job: Job) -> None:
         row = job.row
         if row.scheduled_at is None and row.delay == 0:
             self._last[row.queue] = time.monotonic()
-
-
-def _cursor(connection: Connection) -> psycopg.Cursor[TupleRow]:
-    """A cursor of our own kind, whatever cursors and rows the caller's connection makes by default."""
-    return psycopg.Cursor(connection, row_factory=tuple_row)
-
-
-def _async_cursor(connection: AsyncConnection) -> psycopg.AsyncCursor[TupleRow]:
-    return psycopg.AsyncCursor(connection, row_factory=tuple_row)
-
-
-@contextmanager
-def _transaction(connection: Connection) -> Iterator[None]:
-    """A transaction, or within one a savepoint. Errors of its ends are explained; those of the caller's jobs are not."""
-    within: BaseException | None = None
-    try:
-        with connection.transaction():
-            try:
-                yield
-            except BaseException as error:
-                within = error
-                raise
-    except psycopg.Error as error:
-        if error is within:
-            raise
-        raise produce.explain(error) from error
-
-
-@asynccontextmanager
-async def _async_transaction(connection: AsyncConnection) -> AsyncIterator[None]:
-    within: BaseException | None = None
-    try:
-        async with connection.transaction():
-            try:
-                yield
-            except BaseException as error:
-                within = error
-                raise
-    except psycopg.Error as error:
-        if error is within:
-            raise
-        raise produce.explain(error) from error
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except psycopg.Error as error:
-        raise produce.explain(error) from error
 
 
 def _is_useless_now(error: DatabaseError) -> bool:

@@ -38,6 +38,15 @@ _STRICT: Final = (
     uuid.UUID,
 )
 """Types that must be given as such when a job is built; their JSON spelling is for payloads that come as JSON."""
+_SPELT: Final = frozenset(
+    (
+        *(described.BytesType, described.ByteArrayType, described.DecimalType, described.UUIDType),
+        *(described.DateTimeType, described.DateType, described.TimeType, described.TimeDeltaType),
+    )
+)
+"""The same types, as msgspec describes them."""
+_PLAIN: Final = frozenset((str, int, bool, float, type(None)))
+"""Types of values that JSON has itself; their subclasses are none of them."""
 
 
 class UnsettledError(HandlerError):
@@ -148,8 +157,11 @@ class Plan:
         self._handler = name
         self._injected = injected
         self._names = tuple(parameter.name for parameter in fillable)
+        self._name_set = frozenset(self._names)
         self._positional = tuple(each.name for each in fillable if each.kind is Parameter.POSITIONAL_OR_KEYWORD)
         self._has_defaults = any(each.default is not Parameter.empty for each in fillable)
+        self._has_spellings = False
+        """Whether a text could pass for a value of another type once it is JSON."""
         self._whole: str | None = None
         self._fields: frozenset[str] | None = None
         for parameter in self._names:
@@ -159,6 +171,7 @@ class Plan:
             match info := described.type_info(kind):
                 case described.StructType(array_like=False) | described.DataclassType() | described.TypedDictType():
                     self._whole, self._kind = self._names[0], kind
+                    self._has_spellings = True
                     self._fields = frozenset(field.encode_name for field in info.fields)
                     if isinstance(info, described.StructType) and info.cls.__struct_config__.tag_field:
                         self._fields |= {info.cls.__struct_config__.tag_field}
@@ -177,12 +190,17 @@ class Plan:
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, limit: int) -> str:
         """The payload of a call, as compact JSON text. Raises PayloadError for what does not fit the signature."""
-        arguments = self._bind(args, kwargs)
+        arguments: Mapping[str, Any]
+        if not args and self._name_set.issuperset(kwargs) and self._whole is None:
+            arguments = kwargs
+        else:
+            arguments = self._bind(args, kwargs)
         value = arguments[self._whole] if self._whole else arguments
         try:
             # The values themselves are checked first, for a datetime would pass for a string once it is JSON; then
-            # what their JSON turns into, which is what the handler will get.
-            msgspec.convert(value, self._kind, builtin_types=_STRICT, dec_hook=payload.dec_hook)
+            # what their JSON turns into, which is what the handler will get. Some values are the same as JSON.
+            if self._has_spellings or not _PLAIN.issuperset(map(type, arguments.values())):
+                msgspec.convert(value, self._kind, builtin_types=_STRICT, dec_hook=payload.dec_hook)
             text = payload.encode(value, limit=limit)
         except payload.FlawError as flaw:
             raise PayloadError(self._handler, flaw.path, flaw.reason) from flaw
@@ -190,8 +208,19 @@ class Plan:
             found = payload.find_flaw(value) if isinstance(error, RecursionError | OverflowError) else None
             path, reason = (found.path, found.reason) if found else payload.place(error)
             raise PayloadError(self._handler, path, reason) from error
-        self.decode(text)
+        self.require(text)
         return text.decode()
+
+    def require(self, text: str | bytes) -> None:
+        """Check that `decode` takes this payload. Raises PayloadError."""
+        if self._fields is not None:
+            self.decode(text)
+            return
+        try:
+            self._decode(text)
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+            path, reason = payload.place(error)
+            raise PayloadError(self._handler, path, reason) from error
 
     def decode(self, text: str | bytes) -> dict[str, Any]:
         """The arguments that a payload gives, by name. Those left out are left to the function's defaults."""
@@ -256,6 +285,8 @@ class Plan:
                     )
                 case described.RawType() | described.ExtType():
                     raise HandlerError(f"{what}: raw JSON would go unchecked; take Any or a type")
+                case described.Type() if type(node) in _SPELT:
+                    self._has_spellings = True
                 case _:
                     pass
 
