@@ -230,6 +230,33 @@ begin
 end
 $$;
 
+CREATE FUNCTION tasuki.follow_failure() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  follower text;
+begin
+  select h.options ->> 'on_failed' into follower from tasuki.handler as h where h.name = new.handler;
+  if follower is null then
+    return null;
+  end if;
+  insert into tasuki.job (handler, queue, priority, max_attempts, payload, scheduled_at)
+  select
+    follower, coalesce(h.queue, new.queue), coalesce(h.priority, 2), coalesce(h.max_attempts, 5),
+    jsonb_build_object(
+      'id', new.id, 'handler', new.handler, 'queue', new.queue, 'attempt', new.attempt, 'error', coalesce(new.error, '{}')
+    ),
+    clock_timestamp()
+  from (select) as one
+  left join tasuki.handler as h on h.name = follower;
+  perform pg_notify(
+    'tasuki_job', coalesce((select h.queue from tasuki.handler as h where h.name = follower), new.queue) || ' 0'
+  );
+  return null;
+end
+$$;
+
 CREATE FUNCTION tasuki.free_key() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -474,6 +501,7 @@ CREATE TABLE tasuki.job (
     key text,
     unique_key text,
     is_counted boolean DEFAULT false NOT NULL,
+    schedule text,
     CONSTRAINT job_attempt CHECK (((attempt >= 0) AND (max_attempts >= 1) AND ((attempt < max_attempts) OR ((status = 'running'::text) AND (attempt = max_attempts))))),
     CONSTRAINT job_crashes CHECK (((crashes >= 0) AND (crashes <= attempt))),
     CONSTRAINT job_handler_name CHECK (((length(handler) >= 1) AND (length(handler) <= 200))),
@@ -604,6 +632,51 @@ CREATE TABLE tasuki.queue (
     CONSTRAINT queue_name CHECK ((((length(name) >= 1) AND (length(name) <= 57)) AND ((name COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text)))
 );
 
+CREATE TABLE tasuki.schedule (
+    name text NOT NULL,
+    source text NOT NULL,
+    timetable text NOT NULL,
+    tz text DEFAULT 'UTC'::text NOT NULL,
+    misfire text DEFAULT 'last'::text NOT NULL,
+    misfire_after double precision DEFAULT 60 NOT NULL,
+    jitter double precision DEFAULT 0 NOT NULL,
+    overlap text DEFAULT 'allow'::text NOT NULL,
+    starts_at timestamp with time zone,
+    ends_at timestamp with time zone,
+    handler text NOT NULL,
+    queue text NOT NULL,
+    priority smallint NOT NULL,
+    max_attempts integer NOT NULL,
+    payload jsonb NOT NULL,
+    limits jsonb,
+    key text,
+    tick_argument text,
+    version text DEFAULT ''::text NOT NULL,
+    declared_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    paused_at timestamp with time zone,
+    decided_until timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT schedule_jitter CHECK (((jitter >= (0)::double precision) AND (jitter <= (31622400)::double precision))),
+    CONSTRAINT schedule_job CHECK ((((length(handler) >= 1) AND (length(handler) <= 200)) AND ((length(queue) >= 1) AND (length(queue) <= 57)) AND ((queue COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text) AND ((priority >= 0) AND (priority <= 3)) AND (max_attempts >= 1) AND (jsonb_typeof(payload) = 'object'::text) AND (pg_column_size(payload) <= 16777216) AND ((COALESCE(length(key), 1) >= 1) AND (COALESCE(length(key), 1) <= 200)) AND ((limits IS NULL) OR ((jsonb_typeof(limits) = 'object'::text) AND (pg_column_size(limits) <= 1024))))),
+    CONSTRAINT schedule_misfire CHECK (((misfire = ANY (ARRAY['skip'::text, 'last'::text])) AND ((misfire_after >= (0)::double precision) AND (misfire_after <= (31622400)::double precision)))),
+    CONSTRAINT schedule_name CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT schedule_overlap CHECK ((overlap = ANY (ARRAY['allow'::text, 'skip'::text]))),
+    CONSTRAINT schedule_source CHECK ((source = ANY (ARRAY['app'::text, 'client'::text]))),
+    CONSTRAINT schedule_times CHECK ((isfinite(decided_until) AND isfinite(COALESCE(starts_at, decided_until)) AND isfinite(COALESCE(ends_at, decided_until))))
+)
+WITH (fillfactor='50');
+
+CREATE TABLE tasuki.schedule_tick (
+    schedule text NOT NULL,
+    tick timestamp with time zone NOT NULL,
+    verdict text NOT NULL,
+    job_id bigint,
+    passed_over integer DEFAULT 0 NOT NULL,
+    decided_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    owner uuid,
+    CONSTRAINT schedule_tick_job CHECK (((verdict = ANY (ARRAY['fired'::text, 'manual'::text])) = (job_id IS NOT NULL))),
+    CONSTRAINT schedule_tick_verdict CHECK ((verdict = ANY (ARRAY['fired'::text, 'missed'::text, 'overlap'::text, 'manual'::text])))
+);
+
 CREATE TABLE tasuki.supervisor (
     owner uuid NOT NULL,
     host text NOT NULL,
@@ -618,6 +691,7 @@ CREATE TABLE tasuki.supervisor (
     lease_seconds double precision NOT NULL,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    schedules text[],
     CONSTRAINT supervisor_lease CHECK ((lease_seconds > (0)::double precision))
 )
 WITH (fillfactor='50');
@@ -652,6 +726,12 @@ ALTER TABLE ONLY tasuki.migration
 ALTER TABLE ONLY tasuki.queue
     ADD CONSTRAINT queue_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY tasuki.schedule
+    ADD CONSTRAINT schedule_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY tasuki.schedule_tick
+    ADD CONSTRAINT schedule_tick_pkey PRIMARY KEY (schedule, tick);
+
 ALTER TABLE ONLY tasuki.supervisor
     ADD CONSTRAINT supervisor_pkey PRIMARY KEY (owner);
 
@@ -678,17 +758,24 @@ CREATE INDEX job_lease ON tasuki.job USING btree (queue, priority, scheduled_at,
 
 CREATE INDEX job_owner ON tasuki.job USING btree (owner) WHERE (status = 'running'::text);
 
+CREATE INDEX job_schedule ON tasuki.job USING btree (schedule) WHERE (schedule IS NOT NULL);
+
 CREATE INDEX unique_key_expired ON tasuki.unique_key USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 
 ALTER INDEX tasuki.job_archive_id ATTACH PARTITION tasuki.job_archive_completed_id_idx;
 
 ALTER INDEX tasuki.job_archive_id ATTACH PARTITION tasuki.job_archive_failed_id_idx;
 
+CREATE TRIGGER follow_failure AFTER INSERT ON tasuki.job_archive_failed FOR EACH ROW WHEN ((new.status = 'failed'::text)) EXECUTE FUNCTION tasuki.follow_failure();
+
 CREATE TRIGGER job_free_key_deleted AFTER DELETE ON tasuki.job FOR EACH ROW WHEN ((old.is_counted AND (old.status = 'running'::text))) EXECUTE FUNCTION tasuki.free_key();
 
 CREATE TRIGGER job_free_key_pending AFTER UPDATE OF status ON tasuki.job FOR EACH ROW WHEN ((old.is_counted AND (old.status = 'running'::text) AND (new.status = 'pending'::text))) EXECUTE FUNCTION tasuki.free_key();
 
 CREATE TRIGGER job_free_unique_key AFTER DELETE ON tasuki.job FOR EACH ROW WHEN ((old.unique_key IS NOT NULL)) EXECUTE FUNCTION tasuki.free_unique_key();
+
+ALTER TABLE ONLY tasuki.schedule_tick
+    ADD CONSTRAINT schedule_tick_schedule_fkey FOREIGN KEY (schedule) REFERENCES tasuki.schedule(name) ON DELETE CASCADE;
 
 REVOKE ALL ON FUNCTION tasuki.ensure_partitions(days integer) FROM PUBLIC;
 

@@ -17,7 +17,6 @@ from tasuki_mp import timetable
 from tasuki_mp.errors import ScheduleError
 from tasuki_mp.job import JobRow
 from tasuki_mp.options import parse_duration
-from tasuki_mp.timetable import Timetable
 
 Misfire = Literal["skip", "last"]
 Overlap = Literal["allow", "skip"]
@@ -35,34 +34,37 @@ _SECOND: Final = timedelta(seconds=1)
 _YEAR: Final = 366 * 86_400.0
 
 
-class ScheduleInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule: when it ticks, and which job a tick inserts."""
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """When a schedule ticks, and what is too late."""
 
-    name: str
     timetable: str
-    job: JobRow
     tz: str = "UTC"
     misfire: Misfire = "last"
     misfire_after: float = MISFIRE_AFTER
     """Seconds; a tick that is later than that is a misfire."""
-    jitter: float = 0.0
-    """Seconds; a tick's job is due at a random time so long after it."""
-    overlap: Overlap = "allow"
     starts_at: datetime | None = None
     ends_at: datetime | None = None
-    tick_argument: str | None = None
-    """The key of the payload that gets the tick's time, if the handler asked for it."""
 
     def ticks(self, after: datetime) -> Iterator[datetime]:
         """The ticks later than that instant, ascending. Raises ScheduleError if this machine lacks the time zone."""
         if self.starts_at is not None and after < self.starts_at:
             after = self.starts_at - timedelta(microseconds=1)  # a tick on the start counts
-        found = self._timetable().ticks(after)
+        found = timetable.parse(self.timetable, self.tz, anchor=self.starts_at).ticks(after)
         ends_at = self.ends_at
         return found if ends_at is None else itertools.takewhile(lambda tick: tick <= ends_at, found)
 
-    def _timetable(self) -> Timetable:
-        return timetable.parse(self.timetable, self.tz, anchor=self.starts_at)
+
+class ScheduleInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule: when it ticks, and which job a tick inserts."""
+
+    name: str
+    times: Times
+    job: JobRow
+    jitter: float = 0.0
+    """Seconds; a tick's job is due at a random time so long after it."""
+    overlap: Overlap = "allow"
+    tick_argument: str | None = None
+    """The key of the payload that gets the tick's time, if the handler asked for it."""
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -109,54 +111,58 @@ def info(
         found = timetable.parse(when, tz, anchor=start)
     except ScheduleError as error:
         raise ScheduleError(f"{what}: {error}") from error
+    if job.unique is not None:
+        raise ScheduleError(f"{what}: its job can't be unique; overlap='skip' keeps a tick from firing beside another")
     return ScheduleInfo(
         name=name,
-        timetable=found.text,
+        times=Times(
+            timetable=found.text,
+            tz=tz,
+            misfire=misfire,
+            misfire_after=_seconds(what, "misfire_after", misfire_after),
+            starts_at=start and start.astimezone(UTC),
+            ends_at=end and end.astimezone(UTC),
+        ),
         job=job,
-        tz=tz,
-        misfire=misfire,
-        misfire_after=_seconds(what, "misfire_after", misfire_after),
         jitter=_seconds(what, "jitter", jitter),
         overlap=overlap,
-        starts_at=start and start.astimezone(UTC),
-        ends_at=end and end.astimezone(UTC),
         tick_argument=tick_argument,
     )
 
 
-def decide(schedule: ScheduleInfo, *, after: datetime, now: datetime) -> Decided | None:
+def decide(times: Times, *, after: datetime, now: datetime) -> Decided | None:
     """Which of the ticks later than `after` fire now; None if none is due.
 
     A tick fires unless it is more than `misfire_after` late; of those that are, the last one fires with `misfire="last"`
     and none with `"skip"`.
     """
     # A tick that is late by exactly that much still fires.
-    late = now - timedelta(seconds=schedule.misfire_after)
+    late = now - timedelta(seconds=times.misfire_after)
     fired: list[datetime] = []
     missed: datetime | None = None
     passed_over = 0
-    ticks = schedule.ticks(after)
+    ticks = times.ticks(after)
     first = next(ticks, None)
     if first is None or first > now:
         return None
     if first < late:
-        last, count = _last(schedule, after, late - timedelta(microseconds=1))
+        last, count = _last(times, after, late - timedelta(microseconds=1))
         passed_over = count - 1
-        if schedule.misfire == "last":
+        if times.misfire == "last":
             fired.append(last)
         else:
             missed = last
-        ticks = schedule.ticks(last)
+        ticks = times.ticks(last)
     else:
         fired.append(first)
     fired += itertools.islice(itertools.takewhile(lambda tick: tick <= now, ticks), MOST_AT_ONCE)
     return Decided(fired, missed, passed_over, max(fired[-1:] + ([missed] if missed else [])))
 
 
-def _last(schedule: ScheduleInfo, after: datetime, until: datetime) -> tuple[datetime, int]:
+def _last(times: Times, after: datetime, until: datetime) -> tuple[datetime, int]:
     """The last tick in (after, until], of which there is one, and how many there are, counted to `MOST_COUNTED`."""
     last, count = after, 0
-    for tick in itertools.takewhile(lambda tick: tick <= until, schedule.ticks(after)):
+    for tick in itertools.takewhile(lambda tick: tick <= until, times.ticks(after)):
         last, count = tick, count + 1
         if count == MOST_COUNTED:
             break
@@ -166,7 +172,7 @@ def _last(schedule: ScheduleInfo, after: datetime, until: datetime) -> tuple[dat
     high = until
     while high - last >= _SECOND:
         middle = last + (high - last) / 2
-        tick = next(schedule.ticks(middle), until + _SECOND)
+        tick = next(times.ticks(middle), until + _SECOND)
         if tick <= until:
             last = tick
         else:

@@ -87,6 +87,21 @@ SAMPLES: dict[str, Any] = {
     "unique_for": [None, 3.0],
     "unique_keys": ["u", None],
     "version": "1",
+    "ends_ats": [None, None],
+    "is_paused": True,
+    "jitters": [0.0, 1.5],
+    "misfire_afters": [60.0, 1.0],
+    "misfires": ["last", "skip"],
+    "overlaps": ["allow", "skip"],
+    "passed_overs": [0, 3],
+    "schedules": ["a", "b"],
+    "source": "app",
+    "starts_ats": [None, datetime(2030, 1, 1, tzinfo=UTC)],
+    "tick_arguments": [None, "tick"],
+    "ticks": [datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC)],
+    "timetables": ["@daily", "every 5s"],
+    "tzs": ["UTC", "Europe/Paris"],
+    "verdicts": ["fired", "missed"],
 }
 """A value for each parameter, by name; what means different things in different files is in `SPECIAL`."""
 SPECIAL: dict[str, dict[str, Any]] = {
@@ -98,6 +113,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "enqueue": {"limits": '{"cpus": 2}'},
     "register_handlers": {"max_attempts": [5, 5]},
+    "register_schedules": {"max_attempts": [5, 5]},
 }
 
 

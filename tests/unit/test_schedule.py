@@ -9,14 +9,14 @@ import pytest
 
 from tasuki_mp.errors import ScheduleError
 from tasuki_mp.job import JobRow
-from tasuki_mp.schedule import MOST_AT_ONCE, MOST_COUNTED, Decided, ScheduleInfo, decide, info
+from tasuki_mp.schedule import MOST_AT_ONCE, MOST_COUNTED, Decided, Times, decide, info
 
 JOB = JobRow(handler="report", payload="{}")
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
-def schedule(when: str = "*/15 * * * *", **options: Any) -> ScheduleInfo:
-    return info("report", when, JOB, **options)
+def schedule(when: str = "*/15 * * * *", **options: Any) -> Times:
+    return info("report", when, JOB, **options).times
 
 
 def minutes(count: float) -> timedelta:
