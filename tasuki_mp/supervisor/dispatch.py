@@ -21,6 +21,7 @@ from tasuki_mp.supervisor.child import Child
 from tasuki_mp.supervisor.estimate import Estimates, room_for_waiting
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.slot import Slot
+from tasuki_mp.supervisor.units import Big, Units, is_long_at_it
 
 Key = tuple[int, int]
 
@@ -43,6 +44,8 @@ TOO_SLOW: Final = 0.020
 """Seconds beyond twice the expected time after which a running job is in the way of what waits behind it."""
 STUCK: Final = 1.0
 """Seconds that a leased job waits for a slot before it is given back, so that another host can have it."""
+ASIDE: Final = 4
+"""Waiting jobs of several units that don't keep jobs of one unit from being leased for the gaps."""
 
 
 class Settle(Protocol):
@@ -68,6 +71,7 @@ class Dispatcher:
         self._stale = stale
         self._hooks = hooks
         self._ready: deque[tuple[Lease, float]] = deque()
+        self._units = Units(self.slots)
         self._is_quiescing = False
 
     def __len__(self) -> int:
@@ -79,12 +83,16 @@ class Dispatcher:
         """How many jobs there is room for: the idle slots, and a bounded buffer of short work."""
         if self._is_quiescing:
             return 0
-        idle = sum(1 for slot in self.slots if slot.child is not None and not slot.child.inflight)
+        idle = sum(1 for slot in self.slots if _is_free(slot))
         now = clock.now()
+        if not self._units.may_pass(self._estimates.overall, now):
+            return 1 if self._units.recalls(now) else 0
         # A slot whose job has been running for long frees nothing soon: what is leased for it would only be given back.
-        serving = sum(1 for slot in self.slots if slot.child is not None and not _is_long_at_it(slot.child, now))
-        waiting = len(self._ready) + sum(
-            max(0, len(slot.child.inflight) - 1) for slot in self.slots if slot.child is not None
+        serving = sum(1 for slot in self.slots if slot.child is not None and not is_long_at_it(slot.child, now))
+        waiting = (
+            len(self._ready)
+            - min(ASIDE, len(self._units.waiting))
+            + sum(max(0, len(slot.child.inflight) - 1) for slot in self.slots if slot.child is not None)
         )
         most = min(READY_MOST, int(READY_BYTES / max(1.0, self._estimates.payload_size)))
         room = room_for_waiting(self._estimates.overall, slots=serving, seconds=READY_SECONDS, most=most)
@@ -109,6 +117,7 @@ class Dispatcher:
         for lease in leases:
             self._estimates.add_payload(len(lease.payload))
             self._ready.append((lease, now))
+            self._note_units(lease, now)
         self.pump()
 
     def put_back(self, leases: list[Lease]) -> None:
@@ -124,26 +133,41 @@ class Dispatcher:
                 self._settle(lease, NotStarted())
             return
         self._ready.extendleft((lease, now) for lease in reversed(leases))
+        for lease in leases:
+            self._note_units(lease, now)
+
+    def _note_units(self, lease: Lease, now: float) -> None:
+        cpus = self.limits_of(lease).cpus
+        if cpus is not None and cpus > 1:
+            self._units.add(lease.id, cpus, now)
 
     def pump(self) -> None:
         """Give waiting jobs to slots that can take one."""
         if self._is_quiescing:
             return
+        units = self._units
+        units.let_go()
         if not self._ready:
             self._balance()
             return
         now = clock.now()
+        if units.collecting is not None:
+            self._bring_forward(units.collecting.id)
         passed: list[tuple[Lease, float]] = []
+        waiting: list[Big] = []
         while self._ready:
             lease, _ = self._ready[0]
             if lease.id in self.blocked:
                 passed.append(self._ready.popleft())
                 continue
-            slot = self._slot_for(lease)
+            big = units.waiting.get(lease.id)
+            slot = self._slot_for(lease, now) if big is None else units.slot_for(big, lease)
             if slot is None:
-                if lease.crashes == 0:
+                if big is not None:
+                    waiting.append(big)
+                elif lease.crashes == 0:
                     break
-                # It waits for a fresh child; those behind it need not.
+                # It waits for a fresh child, or for several units; those behind it need not.
                 passed.append(self._ready.popleft())
                 continue
             if not self._book.is_fresh(lease.key, at=now):
@@ -155,6 +179,10 @@ class Dispatcher:
             self._ready.popleft()
             if slot.reserved_for == lease.id:
                 slot.reserved_for = None
+            if big is not None:
+                units.started(big, lease, slot)
+            if waiting:
+                units.overtaken(waiting)
             if (held := self._book.get(lease.key)) is not None:
                 held.child = slot.child
             logs.event(
@@ -171,7 +199,7 @@ class Dispatcher:
 
     def _balance(self) -> None:
         """Nothing is ready and a slot is idle: it gets what waits behind another slot's job."""
-        if not any(_is_idle(slot) and slot.reserved_for is None for slot in self.slots):
+        if not any(_is_free(slot) for slot in self.slots):
             return
         fullest = max(self.slots, key=lambda slot: len(slot.child.inflight) if slot.child is not None else 0)
         if fullest.child is not None and len(fullest.child.inflight) > 1:
@@ -179,10 +207,12 @@ class Dispatcher:
             if taken:
                 self.put_back(taken)
 
-    def _slot_for(self, lease: Lease) -> Slot | None:
-        if lease.crashes > 0:
-            return self._fresh_slot_for(lease)
+    def _slot_for(self, lease: Lease, now: float) -> Slot | None:
         estimate = self._estimates.of(lease.handler)
+        if self._units.collecting is not None and not self._units.may_pass(estimate, now):
+            return None
+        if lease.crashes > 0:
+            return self._units.fresh_slot_for(lease)
         best: Slot | None = None
         fewest = PIPE_MOST
         for slot in self.slots:
@@ -195,6 +225,14 @@ class Dispatcher:
                 if count == 0:
                     break
         return best
+
+    def _bring_forward(self, id: int) -> None:
+        if self._ready[0][0].id != id and (entry := self._find(id)) is not None:
+            self._ready.remove(entry)
+            self._ready.appendleft(entry)
+
+    def _find(self, id: int) -> tuple[Lease, float] | None:
+        return next((entry for entry in self._ready if entry[0].id == id), None)
 
     def _may_queue(self, child: Child, estimate: float | None) -> bool:
         """Whether one more quick job may wait behind those that the child has."""
@@ -218,21 +256,6 @@ class Dispatcher:
         rest = (count - 1) * ((self._estimates.of(first.handler) or 0.0) + HANDING_OVER) / 2
         return rest if rest >= LEAST_REST else 0.0
 
-    def _fresh_slot_for(self, lease: Lease) -> Slot | None:
-        """A job that has killed a process runs only in a child that has run nothing yet, and alone."""
-        reserved = next((slot for slot in self.slots if slot.reserved_for == lease.id), None)
-        if reserved is not None:
-            child = reserved.child
-            return reserved if child is not None and child.jobs_run == 0 and not child.inflight else None
-        for slot in self.slots:
-            if slot.child is not None and not slot.child.inflight and slot.reserved_for is None:
-                if slot.child.jobs_run == 0:
-                    return slot
-                slot.reserved_for = lease.id
-                slot.replace(f"job {lease.id} has crashed before and gets a fresh child")
-                return None
-        return None
-
     # ── jobs out of turn ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def tick(self) -> None:
@@ -250,10 +273,26 @@ class Dispatcher:
             if elapsed > 2 * expected + TOO_SLOW:
                 child.is_slow = True
                 self.put_back(child.take_back())
-        while self._ready and now - self._ready[0][1] > STUCK and not any(_is_idle(slot) for slot in self.slots):
-            lease, _ = self._ready.popleft()
-            if any(slot.reserved_for == lease.id for slot in self.slots):
-                self._unreserve(lease.id)
+        if self._ready:
+            self._give_back(now)
+
+    def _give_back(self, now: float) -> None:
+        """Let other hosts have what has waited here for too long."""
+        units = self._units
+        for big in units.tired(now):
+            if (entry := self._find(big.id)) is not None:
+                self._ready.remove(entry)
+                units.given_back(big, now)
+                self._unreserve(big.id)
+                self._settle(entry[0], NotStarted())
+        if units.may_pass(None, now) and any(_is_free(slot) for slot in self.slots):
+            return
+        while entry := next((each for each in self._ready if each[0].id not in units.waiting), None):
+            lease, since = entry
+            if now - since <= STUCK:
+                return
+            self._ready.remove(entry)
+            self._unreserve(lease.id)
             self._settle(lease, NotStarted())
 
     def forget(self, key: Key) -> Lease | None:
@@ -269,6 +308,7 @@ class Dispatcher:
         if found is not None:
             self._ready.remove(found)
             self._unreserve(found[0].id)
+            self._units.remove(found[0].id)
         if place is not None:
             self.pump()
         return None if found is None else found[0]
@@ -308,10 +348,5 @@ class Dispatcher:
                 slot.reserved_for = None
 
 
-def _is_long_at_it(child: Child, now: float) -> bool:
-    running = child.running()
-    return running is not None and now - running[1] > READY_SECONDS
-
-
-def _is_idle(slot: Slot) -> bool:
-    return slot.child is not None and not slot.child.inflight
+def _is_free(slot: Slot) -> bool:
+    return slot.reserved_for is None and slot.child is not None and not slot.child.inflight

@@ -64,7 +64,7 @@ class Slot:
         self.index = index
         self.child: Child | None = None
         self.reserved_for: int | None = None
-        """The job that this slot's next fresh child is meant for."""
+        """The job that this slot's next fresh child is meant for, or whose second unit it is."""
         self._births = births
         self._events = events
         self._show = show
@@ -111,6 +111,11 @@ class Slot:
     def children(self) -> set[Child]:
         """Every child of this slot that may still live, those on their way out included."""
         return set(self._echoes)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any child of this slot has a job."""
+        return any(child.inflight for child in self._echoes)
 
     async def _keep(self) -> None:
         failures = 0

@@ -96,7 +96,7 @@ class Supervisor:
         spec = AppSpec(config.app, config.app_dir or "", is_preloaded=config.preload)
         self._nursery = Nursery(spec, nofile=_raise_descriptor_limit(config.procs))
         self._births = Births(self._nursery)
-        self._slots: list[Slot] = []
+        self._slots = self._flow.dispatcher.slots
         self._first_hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
         """Set when there is a reason to stop: a signal, a drained queue, an error."""
@@ -238,7 +238,6 @@ class Supervisor:
         """The first child's hello, which says what the application is; None when we were told to stop before it came."""
         show = self._show_line
         self._slots.extend(Slot(n, self._births, self._flow, show, self._hooks) for n in range(self._config.procs))
-        self._flow.dispatcher.slots = self._slots
         hello = await self._hello_of_first()
         if hello is not None and hello.leftovers and self._nursery.spec.is_preloaded:
             logs.event(
