@@ -230,6 +230,10 @@ begin
 end
 $$;
 
+CREATE FUNCTION tasuki.fits(handler text, limits jsonb, handlers text[], larger jsonb, room jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN (limits IS NULL) THEN (handler = ANY (handlers)) ELSE (((handler = ANY (handlers)) OR (larger ? handler)) AND (NOT jsonb_path_exists((COALESCE((larger -> handler), '{}'::jsonb) || jsonb_strip_nulls(limits)), '$?(@."memory" > $"memory" || @."cpus" > $"cpus")'::jsonpath, room))) END;
+
 CREATE FUNCTION tasuki.follow_failure() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -336,6 +340,93 @@ begin
         and w.scheduled_at <= coalesce(lease_limited.now, clock_timestamp())
         and w.attempt < w.max_attempts
         and w.handler = any(lease_limited.handlers)
+      order by w.scheduled_at, w.id
+      limit 1000
+      for update skip locked
+    ) as j
+  loop
+    if
+      bounds.max_running_per_key is not null
+      and due.key is not null
+      and bounds.max_running_per_key <= (
+        select count(*)
+        from tasuki.job as j
+        where j.queue = lease_limited.queue and j.key = due.key and j.status = 'running' and j.is_counted
+      )
+    then
+      update tasuki.job as j set held_by = 'key' where j.id = due.id;
+      held := held + 1;
+      exit when held >= 1000;
+      continue;
+    end if;
+    update tasuki.job as j
+    set
+      status = 'running',
+      owner = lease_limited.owner,
+      lease_no = j.lease_no + 1,
+      attempt = j.attempt + 1,
+      lease_expires_at = coalesce(lease_limited.now, clock_timestamp()) + lease_limited.lease_for * interval '1 second',
+      started_at = null,
+      is_counted = true
+    where j.id = due.id;
+    taken := taken || due.id;
+    exit when cardinality(taken) >= room;
+  end loop;
+  return query
+    select
+      j.id, j.lease_no, j.queue, j.handler, j.priority, j.attempt, j.max_attempts, j.crashes, j.payload::text, j.scheduled_at,
+      extract(epoch from coalesce(lease_limited.now, clock_timestamp()) - j.scheduled_at)::float8,
+      j.limits::text, j.interruptions, j.last_error ->> 'kind',
+      case when j.lease_no > 1 then (select c.state::text from tasuki.checkpoint as c where c.job_id = j.id) end
+    from tasuki.job as j
+    where j.id = any(taken);
+end
+$$;
+
+CREATE FUNCTION tasuki.lease_limited(queue text, handlers text[], larger jsonb, host jsonb, owner uuid, lease_for double precision, most integer, now timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS TABLE(id bigint, lease_no bigint, queue_name text, handler text, priority smallint, attempt integer, max_attempts integer, crashes integer, payload text, scheduled_at timestamp with time zone, waited double precision, limits text, interruptions integer, last_error_kind text, checkpoint text)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+declare
+  bounds record;
+  due record;
+  room integer := lease_limited.most;
+  held integer := 0;
+  taken bigint[] := '{}';
+begin
+  select q.max_running, q.max_running_per_key into bounds
+  from tasuki.queue as q
+  where q.name = lease_limited.queue and q.paused_at is null
+  for update skip locked;
+  if not found then
+    return;
+  end if;
+  if bounds.max_running is not null then
+    room := least(room, bounds.max_running - (
+      select count(*)
+      from tasuki.job as j
+      where j.queue = lease_limited.queue and j.status = 'running' and j.is_counted
+    ));
+  end if;
+  if room <= 0 then
+    return;
+  end if;
+  for due in
+    select j.id, j.key
+    from generate_series(0, 3) as p (priority)
+    cross join lateral (
+      select w.id, w.key
+      from tasuki.job as w
+      where
+        w.status = 'pending'
+        and w.held_by is null
+        and w.queue = lease_limited.queue
+        and w.priority = p.priority::smallint
+        and w.scheduled_at <= coalesce(lease_limited.now, clock_timestamp())
+        and w.attempt < w.max_attempts
+        and tasuki.fits(w.handler, w.limits, lease_limited.handlers, lease_limited.larger, lease_limited.host)
       order by w.scheduled_at, w.id
       limit 1000
       for update skip locked

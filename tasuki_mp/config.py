@@ -19,6 +19,8 @@ import msgspec
 
 from tasuki_mp.cores import usable_cores
 from tasuki_mp.errors import ConfigError
+from tasuki_mp.limits import MAX_MEMORY
+from tasuki_mp.memory import default_limit
 from tasuki_mp.options import PARSERS
 
 _FIELDS: Final = {"queue": "queues"}
@@ -51,6 +53,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     dsn: str
     app_dir: str | None = None
     procs: int
+    memory_limit: int = MAX_MEMORY
+    """Bytes that this supervisor, its children and their jobs should not exceed together."""
     queues: tuple[tuple[str, int], ...] = ()
     """(name, weight); empty means all queues of the application's handlers."""
     lease: float = 60.0
@@ -102,6 +106,7 @@ def run_config(
             "or set TASUKI_APP, or put app into [tool.tasuki-mp] of pyproject.toml"
         )
     values.setdefault("procs", usable_cores())
+    values.setdefault("memory_limit", default_limit())
     return RunConfig(dsn=dsn, **values)
 
 

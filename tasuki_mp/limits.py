@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -47,6 +48,41 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 NONE: Final = Limits()
+
+
+class Room(msgspec.Struct, frozen=True):
+    """What a host could give to a single job: bytes, units of its `--procs`."""
+
+    memory: int = MAX_MEMORY
+    cpus: int = MAX_CPUS
+
+    def fits(self, asked: Limits) -> bool:
+        """Whether a job with these limits could run there."""
+        return (asked.memory or 0) <= self.memory and (asked.cpus or 0) <= self.cpus
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """Which jobs may be leased: those of `handlers`, and of `larger` ones only where a job's own limits fit the room."""
+
+    handlers: tuple[str, ...]
+    larger: Mapping[str, Limits] = {}
+    """What handlers declare that ask for more than there is room for."""
+    room: Room = Room()
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """As the queries take it."""
+        return {
+            "handlers": list(self.handlers),
+            "larger": msgspec.json.encode(self.larger).decode(),
+            "room": msgspec.json.encode(self.room).decode(),
+        }
+
+
+def reach(declared: Mapping[str, Limits], room: Room) -> Reach:
+    """Which jobs of these handlers (name → what it declares) fit into the room."""
+    larger = {name: asked for name, asked in declared.items() if not room.fits(asked)}
+    return Reach(tuple(sorted(declared.keys() - larger.keys())), larger, room)
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):

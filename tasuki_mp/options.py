@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tasuki_mp.backoff import MAX_DELAY
 from tasuki_mp.job import NAME_PATTERN
+from tasuki_mp.limits import parse_size
 
 MAX_WEIGHT: Final = 1000
 MAX_PROCS: Final = 4096
@@ -138,6 +139,7 @@ PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "app": _text,
     "app-dir": _text,
     "procs": _whole(1, MAX_PROCS),
+    "memory-limit": parse_size,
     "queue": parse_queues,
     "lease": _seconds(0.5, 86_400),
     "grace": _seconds(0, 7 * 86_400),

@@ -15,7 +15,7 @@ select
           and j.held_by is null
           and j.queue = e.queue
           and j.priority = p.priority::smallint
-          and j.handler = any(%(handlers)s::text[])
+          and tasuki.fits(j.handler, j.limits, %(handlers)s::text[], %(larger)s::jsonb, %(room)s::jsonb)
           and (not %(due_only)s::boolean or j.scheduled_at <= now())
         limit 1000
       ) as waiting_row
@@ -36,7 +36,10 @@ select
     from (
       select 1
       from tasuki.job as j
-      where j.status = 'running' and j.queue = any(%(queues)s::text[]) and j.handler = any(%(handlers)s::text[])
+      where
+        j.status = 'running'
+        and j.queue = any(%(queues)s::text[])
+        and (j.handler = any(%(handlers)s::text[]) or %(larger)s::jsonb ? j.handler)
       limit 1000
     ) as counted
   ) as running

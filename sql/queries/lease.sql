@@ -1,5 +1,6 @@
 -- Take due jobs, each under a fresh lease: at most what each entry and the whole may have, in the entries' order. The
--- attempt is counted here, so that a supervisor that dies at once has used one up.
+-- attempt is counted here, so that a supervisor that dies at once has used one up. What asks for more than there is room for is
+-- passed over.
 -- Locks: the rows it takes, skipping those that somebody else holds. Index: job_lease (one range for each entry).
 with entry as materialized (
   select
@@ -33,7 +34,7 @@ taken as materialized (
       and (j.scheduled_at, j.id) > (entry.after_at, entry.after_id)
       and j.scheduled_at <= coalesce(%(now)s::timestamptz, now())
       and j.attempt < j.max_attempts
-      and j.handler = any(%(handlers)s::text[])
+      and tasuki.fits(j.handler, j.limits, %(handlers)s::text[], %(larger)s::jsonb, %(room)s::jsonb)
     order by j.scheduled_at, j.id
     limit entry.most
     for update skip locked

@@ -2,5 +2,6 @@
 -- Indexes: job_lease, job_counted.
 select *
 from tasuki.lease_limited(
-  %(queue)s::text, %(handlers)s::text[], %(owner)s::uuid, %(lease_for)s::float8, %(most)s::integer, %(now)s::timestamptz
+  %(queue)s::text, %(handlers)s::text[], %(larger)s::jsonb, %(room)s::jsonb, %(owner)s::uuid, %(lease_for)s::float8,
+  %(most)s::integer, %(now)s::timestamptz
 )

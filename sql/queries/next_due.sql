@@ -18,7 +18,7 @@ cross join lateral (
     and j.held_by is null
     and j.queue = e.queue
     and j.priority = p.priority::smallint
-    and j.handler = any(%(handlers)s::text[])
+    and tasuki.fits(j.handler, j.limits, %(handlers)s::text[], %(larger)s::jsonb, %(room)s::jsonb)
   order by j.scheduled_at, j.id
   limit 1
 ) as first

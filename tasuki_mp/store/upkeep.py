@@ -10,6 +10,7 @@ import msgspec
 import psycopg
 
 from tasuki_mp import sql
+from tasuki_mp.limits import Reach
 from tasuki_mp.wire import HandlerInfo
 
 _REGISTER: Final = sql.query("register")
@@ -25,6 +26,7 @@ _RELEASE_HELD: Final = sql.query("release_held")
 _DRAIN_LEFT: Final = sql.query("drain_left")
 _DRAIN_UNKNOWN: Final = sql.query("drain_unknown")
 _DRAIN_PAUSED: Final = sql.query("drain_paused")
+_DRAIN_LARGER: Final = sql.query("drain_larger")
 _PAUSED_QUEUES: Final = sql.query("paused_queues")
 
 ATTEMPTS_KEPT: Final = 50
@@ -65,7 +67,8 @@ class OtherSupervisor(msgspec.Struct, frozen=True):
 class Left(msgspec.Struct, frozen=True, kw_only=True):
     """What is left of the work of a set of handlers. `waiting` and `running` are counted to a thousand at most.
 
-    What had to be left (`unknown` by handler, `paused` by queue) is only counted once nothing waits and nothing runs.
+    What had to be left (`unknown` by handler, `paused` by queue, `larger` than this host by handler) is only counted once
+    nothing waits and nothing runs.
     """
 
     waiting: int
@@ -73,6 +76,7 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     next_due: float | None
     unknown: dict[str, int] = {}
     paused: dict[str, int] = {}
+    larger: dict[str, int] = {}
 
 
 async def register(conn: AsyncConnection, row: SupervisorRow) -> None:
@@ -123,12 +127,10 @@ async def trim_attempts(conn: AsyncConnection, ids: Sequence[int], *, keep: int 
     return cursor.rowcount
 
 
-async def next_due(
-    conn: AsyncConnection, *, queues: Sequence[str], handlers: Sequence[str]
-) -> tuple[float | None, list[str]]:
+async def next_due(conn: AsyncConnection, *, queues: Sequence[str], reach: Reach) -> tuple[float | None, list[str]]:
     """Seconds until the earliest job that may be leased, zero or less when one is due, None when there is none; and
     which of the queues have limits, whose jobs count only once they become due."""
-    row = await (await conn.execute(_NEXT_DUE, {"queues": list(queues), "handlers": list(handlers)})).fetchone()
+    row = await (await conn.execute(_NEXT_DUE, {"queues": list(queues), **reach.parameters})).fetchone()
     seconds, limited = row or (None, [])
     return None if seconds is None else float(seconds), limited
 
@@ -145,17 +147,19 @@ async def release_held(
     return int(await _value(conn, _RELEASE_HELD, {"handlers": list(handlers), "most": limit, "notify": notify}))
 
 
-async def drain_left(conn: AsyncConnection, *, queues: Sequence[str], handlers: Sequence[str], due_only: bool) -> Left:
+async def drain_left(conn: AsyncConnection, *, queues: Sequence[str], reach: Reach, due_only: bool) -> Left:
     """What is left to do, here and on other hosts, for whoever works until nothing is."""
-    scope = {"queues": list(queues), "handlers": list(handlers), "due_only": due_only}
+    scope = {"queues": list(queues), "due_only": due_only, **reach.parameters}
     row = await (await conn.execute(_DRAIN_LEFT, scope)).fetchone()
     waiting, running = row or (0, 0)
-    due, _ = await next_due(conn, queues=queues, handlers=handlers)
+    due, _ = await next_due(conn, queues=queues, reach=reach)
     if waiting or running:
         return Left(waiting=waiting, running=running, next_due=due)
+    larger = await (await conn.execute(_DRAIN_LARGER, scope)).fetchall()
+    scope["handlers"] = [*reach.handlers, *reach.larger]
     unknown = await (await conn.execute(_DRAIN_UNKNOWN, scope)).fetchall()
     paused = await (await conn.execute(_DRAIN_PAUSED, scope)).fetchall()
-    return Left(waiting=0, running=0, next_due=due, unknown=dict(unknown), paused=dict(paused))
+    return Left(waiting=0, running=0, next_due=due, unknown=dict(unknown), paused=dict(paused), larger=dict(larger))
 
 
 async def paused_queues(conn: AsyncConnection) -> list[str]:

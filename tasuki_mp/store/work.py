@@ -16,6 +16,7 @@ import psycopg
 
 from tasuki_mp import sql
 from tasuki_mp.job import Lease
+from tasuki_mp.limits import Reach
 from tasuki_mp.outcome import Settled, SettledKind
 
 _LEASE: Final = sql.query("lease")
@@ -97,7 +98,7 @@ async def lease(
     owner: UUID,
     lease_for: float,
     entries: Sequence[LeaseEntry],
-    handlers: Sequence[str],
+    reach: Reach,
     limit: int,
     sent_at: float,
     now: datetime | None = None,
@@ -105,7 +106,8 @@ async def lease(
     """Take up to `limit` due jobs, each under a fresh lease of `lease_for` seconds.
 
     The entries come in the order of preference, each with its own limit; the leases come back in that order, and within
-    an entry in the order of the index. Paused queues and held jobs are passed over. Returns fewer rather than wait.
+    an entry in the order of the index. Paused queues, held jobs and those out of `reach` are passed over. Returns fewer
+    rather than wait.
     """
     if limit <= 0 or not entries:
         return []
@@ -119,7 +121,7 @@ async def lease(
             "after_ats": [entry.after_at for entry in entries],
             "after_ids": [entry.after_id for entry in entries],
             "mosts": [entry.limit for entry in entries],
-            "handlers": list(handlers),
+            **reach.parameters,
             "most": limit,
             "now": now,
         },
@@ -138,7 +140,7 @@ async def lease_limited(
     owner: UUID,
     lease_for: float,
     queue: str,
-    handlers: Sequence[str],
+    reach: Reach,
     limit: int,
     sent_at: float,
     now: datetime | None = None,
@@ -148,7 +150,7 @@ async def lease_limited(
         _LEASE_LIMITED,
         {
             "queue": queue,
-            "handlers": list(handlers),
+            **reach.parameters,
             "owner": owner,
             "lease_for": lease_for,
             "most": limit,

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from tasuki_mp import logs, wire
 from tasuki_mp.job import Lease
-from tasuki_mp.limits import NONE, Limits, read_limits
+from tasuki_mp.limits import NONE, Limits, Reach, Room, reach, read_limits
 from tasuki_mp.outcome import NotStarted, Outcome, Policy
 from tasuki_mp.supervisor import clock
 from tasuki_mp.supervisor.book import LeaseBook
@@ -63,6 +63,8 @@ class Dispatcher:
         self.slots: list[Slot] = []
         self.policies: Mapping[str, Policy] = {}
         """What each handler declares."""
+        self.room = Room()
+        """What this host could give to a single job."""
         self.blocked: set[int] = set()
         """Jobs whose earlier run is still being stopped."""
         self._book = book
@@ -99,6 +101,11 @@ class Dispatcher:
         wanted = idle + room - waiting
         # Topping up a buffer that is still half full would make many small leases out of few large ones.
         return wanted if idle > len(self._ready) or wanted * 2 > room else 0
+
+    @property
+    def reach(self) -> Reach:
+        """The jobs that this host could run."""
+        return reach({name: policy.limits for name, policy in self.policies.items()}, self.room)
 
     @property
     def is_idle(self) -> bool:

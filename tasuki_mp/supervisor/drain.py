@@ -25,14 +25,12 @@ class Drain:
         flow: Flow,
         *,
         queues: list[str],
-        handlers: list[str],
         on_drained: Callable[[bool], None],
     ) -> None:
         self._mode = mode
         self._link = link
         self._flow = flow
         self._queues = queues
-        self._handlers = handlers
         self._on_drained = on_drained
         self._check: asyncio.Task[None] | None = None
 
@@ -44,7 +42,10 @@ class Drain:
     async def _ask(self) -> None:
         try:
             left = await self._link.call(
-                upkeep.drain_left, queues=self._queues, handlers=self._handlers, due_only=self._mode == "due"
+                upkeep.drain_left,
+                queues=self._queues,
+                reach=self._flow.dispatcher.reach,
+                due_only=self._mode == "due",
             )
         except (UnavailableError, psycopg.Error) as error:
             logs.event(logging.WARNING, "drain check failed", error=str(error).strip())
@@ -55,5 +56,15 @@ class Drain:
             logs.event(logging.WARNING, "left: no such handler in this application", handler=handler, jobs=count)
         for queue, count in sorted(left.paused.items()):
             logs.event(logging.WARNING, "left: the queue is paused", queue=queue, jobs=count)
+        for handler, count in sorted(left.larger.items()):
+            room = self._flow.dispatcher.room
+            logs.event(
+                logging.WARNING,
+                "left: larger than this host",
+                handler=handler,
+                jobs=count,
+                memory_limit=room.memory,
+                procs=room.cpus,
+            )
         logs.event(logging.INFO, "drained")
-        self._on_drained(bool(left.unknown or left.paused))
+        self._on_drained(bool(left.unknown or left.paused or left.larger))

@@ -13,7 +13,7 @@ from typing import Any
 
 from tasuki_mp import logs, wire
 from tasuki_mp.job import Lease
-from tasuki_mp.limits import NONE, Limits, read_limits
+from tasuki_mp.limits import NONE, Limits, Reach, read_limits
 from tasuki_mp.outcome import (
     CancelObeyed,
     ErrorInfo,
@@ -82,6 +82,9 @@ class Flow:
 
     def wants(self) -> int:
         return 0 if self.outbox.is_full else self.dispatcher.wants()
+
+    def reach(self) -> Reach:
+        return self.dispatcher.reach
 
     def leased(self, leases: list[Lease]) -> None:
         logs.event(logging.DEBUG, "leased", jobs=len(leases))
@@ -275,6 +278,7 @@ class Flow:
             crashes=lease.crashes,
             interruptions=lease.interruptions,
             limits=_own_limits(lease),
+            memory_most=self.dispatcher.room.memory,
         )
 
     def _policy(self, lease: Lease) -> Policy:

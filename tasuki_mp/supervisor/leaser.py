@@ -17,6 +17,7 @@ import psycopg
 
 from tasuki_mp import logs
 from tasuki_mp.job import PRIORITIES, Lease
+from tasuki_mp.limits import Reach
 from tasuki_mp.store import upkeep, work
 from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.book import LeaseBook
@@ -43,6 +44,9 @@ class LeaserEvents(Protocol):
     def wants(self) -> int:
         """How many jobs there is room for now."""
 
+    def reach(self) -> Reach:
+        """Which jobs there is room for now."""
+
     def leased(self, leases: list[Lease]) -> None:
         """These jobs are ours now, and in the book."""
 
@@ -54,7 +58,7 @@ class LeaserEvents(Protocol):
 
 
 class Leaser:
-    """Leases for the given queues (name → weight) and handlers until stopped."""
+    """Leases for the given queues (name → weight) until stopped."""
 
     def __init__(
         self,
@@ -64,7 +68,6 @@ class Leaser:
         lease_for: float,
         poll: float,
         queues: Mapping[str, int],
-        handlers: list[str],
         book: LeaseBook,
         events: LeaserEvents,
         metrics: Metrics,
@@ -75,7 +78,6 @@ class Leaser:
         self._lease_for = lease_for
         self._poll = poll
         self._queues = list(queues)
-        self._handlers = handlers
         self._book = book
         self._events = events
         self._metrics = metrics
@@ -177,7 +179,7 @@ class Leaser:
 
     async def _look_ahead(self) -> float | None:
         """Seconds until the next job is due, as far as that can be said; learns by the way which queues have limits."""
-        due, limited = await self._link.call(upkeep.next_due, queues=self._queues, handlers=self._handlers)
+        due, limited = await self._link.call(upkeep.next_due, queues=self._queues, reach=self._events.reach())
         self._looked_at = clock.now()
         if limited != self._limited:
             self._limited = limited
@@ -222,7 +224,7 @@ class Leaser:
             owner=self._owner,
             lease_for=self._lease_for,
             entries=entries,
-            handlers=self._handlers,
+            reach=self._events.reach(),
             limit=limit,
             sent_at=clock.now(),
         )
@@ -235,7 +237,7 @@ class Leaser:
                 owner=self._owner,
                 lease_for=self._lease_for,
                 queue=queue,
-                handlers=self._handlers,
+                reach=self._events.reach(),
                 limit=limit,
                 sent_at=clock.now(),
             )

@@ -25,6 +25,7 @@ from tasuki_mp.child.application import AppSpec
 from tasuki_mp.config import ExitCode, RunConfig
 from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError
 from tasuki_mp.job import Lease
+from tasuki_mp.limits import Room
 from tasuki_mp.store import upkeep
 from tasuki_mp.supervisor import clock, identity, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
@@ -139,6 +140,7 @@ class Supervisor:
         queues = dict(config.queues) or dict.fromkeys(sorted({info.queue for info in hello.handlers}), 1)
         handlers = sorted(info.name for info in hello.handlers)
         flow.dispatcher.policies = {info.name: info.policy for info in hello.handlers}
+        flow.dispatcher.room = Room(memory=config.memory_limit, cpus=config.procs)
         me = identity.own_row(procs=config.procs, queues=sorted(queues), handlers=handlers, lease=config.lease)
         timeout = max(5.0, config.lease / 2)
         lease_link, finish_link, upkeep_link = (
@@ -166,7 +168,6 @@ class Supervisor:
             lease_for=config.lease,
             poll=config.poll,
             queues=queues,
-            handlers=handlers,
             book=flow.book,
             events=flow,
             metrics=self._metrics,
@@ -188,7 +189,6 @@ class Supervisor:
                 upkeep_link,
                 flow,
                 queues=sorted(queues),
-                handlers=handlers,
                 on_drained=self._drained,
             )
         try:
@@ -216,6 +216,7 @@ class Supervisor:
             "started",
             app=config.app,
             procs=config.procs,
+            memory_limit=config.memory_limit,
             queues=",".join(sorted(queues)),
             handlers=len(handlers),
             pid=os.getpid(),

@@ -12,6 +12,7 @@ import pytest
 
 from tasuki_mp import store
 from tasuki_mp.backoff import Backoff
+from tasuki_mp.limits import Limits, Reach, Room, reach
 from tasuki_mp.outcome import Policy
 from tasuki_mp.wire import HandlerInfo
 from tests.support import jobs
@@ -19,7 +20,7 @@ from tests.support.holder import Holder
 from tests.support.postgres import Postgres
 
 Conn = psycopg.Connection[tuple[Any, ...]]
-SCOPE: dict[str, Any] = {"queues": ["default"], "handlers": ["work"]}
+SCOPE: dict[str, Any] = {"queues": ["default"], "reach": Reach(("work",))}
 
 
 def test_registering_again_changes_what_it_works_on(conn: Conn, one: Holder) -> None:
@@ -203,6 +204,19 @@ def test_future_jobs_and_other_queues_are_not_held(conn: Conn, one: Holder) -> N
     jobs.add(conn, handler="nobody's", queue="elsewhere")
     age_jobs(conn)
     assert one.call(store.hold_unknown, queues=["default"], grace=0) == 0
+
+
+def test_what_is_too_large_for_this_host_is_no_work_for_it(conn: Conn, one: Holder) -> None:
+    scope = {"queues": ["default"], "reach": reach({"work": Limits(memory=100), "huge": Limits(cpus=3)}, Room(99, 2))}
+    jobs.add(conn)
+    jobs.add(conn, handler="huge")
+    jobs.add(conn, handler="nobody's")
+    assert one.call(store.next_due, **scope) == (None, [])
+    left = one.call(store.drain_left, **scope, due_only=True)
+    assert (left.waiting, left.larger, left.unknown) == (0, {"work": 1, "huge": 1}, {"nobody's": 1})
+    jobs.add(conn, limits='{"memory": 99}')
+    assert (one.call(store.next_due, **scope)[0] or 1) <= 0
+    assert one.call(store.drain_left, **scope, due_only=True).waiting == 1
 
 
 def test_what_is_left_to_drain(conn: Conn, one: Holder, two: Holder) -> None:

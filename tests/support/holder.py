@@ -13,6 +13,7 @@ import psycopg
 
 from tasuki_mp import store
 from tasuki_mp.job import Lease
+from tasuki_mp.limits import Reach
 from tasuki_mp.outcome import ErrorInfo, Settled, SettledKind
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class Holder:
         *,
         entries: Sequence[store.LeaseEntry] | None = None,
         handlers: Sequence[str] = (HANDLER,),
+        reach: Reach | None = None,
         lease_for: float = LEASE_FOR,
         now: datetime | None = None,
     ) -> list[Lease]:
@@ -72,7 +74,7 @@ class Holder:
             owner=self.owner,
             lease_for=lease_for,
             entries=entries,
-            handlers=handlers,
+            reach=reach or Reach(tuple(handlers)),
             limit=limit,
             sent_at=0.0,
             now=now,

@@ -383,9 +383,16 @@ def test_run_refuses_what_it_may_not_migrate(empty_dsn: str) -> None:
 @pytest.mark.usefixtures("tag")
 def test_run_says_what_it_had_to_leave(dsn: str, conn: Connection) -> None:
     jobs.add(conn, queue="images", handler="nobody_knows_me")
-    with run(dsn, "--drain") as ended:
+    large = jobs.add(conn, handler="scale", payload={"by": 2}, limits='{"memory": 1073741825}')
+    wide = jobs.add(conn, handler="scale", payload={"by": 2}, limits='{"cpus": 4096}')
+    with run(dsn, "--drain", "--memory-limit", "1GiB") as ended:
         assert ended.returncode == ExitCode.DRAIN_LEFT, ended.stderr
     assert "nobody_knows_me" in ended.stdout + ended.stderr
+    assert "left: larger than this host" in ended.stdout + ended.stderr
+    for id in (large, wide):
+        row = jobs.live(conn, id)
+        assert row is not None
+        assert row["lease_no"] == 0, "it was never taken"
 
 
 @pytest.mark.usefixtures("tag")

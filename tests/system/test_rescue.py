@@ -12,6 +12,7 @@ import msgspec
 import psycopg
 import pytest
 
+from tasuki_mp.limits import Reach
 from tasuki_mp.store import upkeep, work
 from tasuki_mp.supervisor import identity, rescue
 from tasuki_mp.supervisor.book import LeaseBook
@@ -59,7 +60,7 @@ class Party:
                 owner=self.me.owner,
                 lease_for=LEASE,
                 entries=[entry],
-                handlers=["work"],
+                reach=Reach(("work",)),
                 limit=1,
                 sent_at=0.0,
             )

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from tasuki_mp.job import Lease
+from tasuki_mp.limits import Reach
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.leaser import Leaser
@@ -22,6 +23,9 @@ class NoRoom:
 
     def wants(self) -> int:
         return 0
+
+    def reach(self) -> Reach:
+        raise AssertionError
 
     def leased(self, leases: list[Lease]) -> None:
         raise AssertionError
@@ -45,7 +49,6 @@ def test_a_leaser_that_is_woken_while_it_is_stopped(
             lease_for=60,
             poll=3600,
             queues={"a": 1},
-            handlers=[],
             book=LeaseBook(lease_for=60),
             events=NoRoom(),
             metrics=Metrics(),

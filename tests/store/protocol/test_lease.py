@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tasuki_mp.limits import Limits, Reach, Room, reach
 from tasuki_mp.store import LeaseEntry
 from tests.support import jobs
 from tests.support.holder import HANDLER, QUEUE, Holder
@@ -68,6 +69,35 @@ def test_nothing_is_asked_for_nothing(conn: Conn, one: Holder) -> None:
     assert one.lease(0) == []
     assert one.lease(5, entries=[]) == []
     assert one.lease(5, handlers=[]) == []
+
+
+def test_jobs_that_ask_for_more_than_there_is_room_for_stay(conn: Conn, one: Holder) -> None:
+    here = reach({HANDLER: Limits(), "large": Limits(memory=200), "wide": Limits(cpus=3, memory=50)}, Room(100, 2))
+    assert here == Reach((HANDLER,), {"large": Limits(memory=200), "wide": Limits(cpus=3, memory=50)}, Room(100, 2))
+    fitting = [
+        jobs.add(conn, **columns, scheduled_at=PAST + timedelta(seconds=n))
+        for n, columns in enumerate(
+            (
+                {},
+                {"limits": '{"memory": 100, "cpus": 2}'},
+                {"handler": "large", "limits": '{"memory": 100}'},
+                {"handler": "wide", "limits": '{"cpus": 1}'},
+                {"limits": '{"memory": "much", "timeout": []}'},  # written by hand; it is refused when it is to be run
+            )
+        )
+    ]
+    for columns in (
+        {"limits": '{"memory": 101}'},
+        {"limits": '{"cpus": 3}'},
+        {"handler": "large"},
+        {"handler": "large", "limits": '{"timeout": 5}'},
+        {"handler": "large", "limits": '{"memory": null}'},
+        {"handler": "wide", "limits": '{"memory": 10}'},
+        {"handler": "wide", "limits": '{"cpus": 2, "memory": 101}'},
+        {"handler": "nobody's", "limits": '{"memory": 1}'},
+    ):
+        jobs.add(conn, **columns)
+    assert [lease.id for lease in one.lease(100, reach=here)] == fitting
 
 
 def test_jobs_that_may_not_run_yet_or_here_stay(conn: Conn, one: Holder) -> None:

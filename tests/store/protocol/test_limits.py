@@ -11,23 +11,25 @@ import psycopg
 
 from tasuki_mp import store
 from tasuki_mp.job import Lease
+from tasuki_mp.limits import Limits, Reach, Room, reach
 from tests.support import jobs
 from tests.support.holder import HANDLER, LEASE_FOR, QUEUE, Holder
 
 Conn = psycopg.Connection[tuple[Any, ...]]
+EVERYWHERE = Reach((HANDLER,))
 
 
 def _limit(conn: Conn, most: int | None, per_key: int | None = None) -> None:
     conn.execute("SELECT tasuki.limit_queue(%s, %s, %s)", [QUEUE, most, per_key])
 
 
-def _lease(holder: Holder, limit: int = 10) -> list[Lease]:
+def _lease(holder: Holder, limit: int = 10, reach: Reach = EVERYWHERE) -> list[Lease]:
     return holder.call(
         store.lease_limited,
         owner=holder.owner,
         lease_for=LEASE_FOR,
         queue=QUEUE,
-        handlers=[HANDLER],
+        reach=reach,
         limit=limit,
         sent_at=0.0,
     )
@@ -140,3 +142,12 @@ def test_limits_hold_while_eight_race(dsn: str, conn: Conn) -> None:
         list(pool.map(rush, range(8)))
     assert not broken
     assert sorted(done) == sorted(keys)
+
+
+def test_what_is_too_large_for_the_host_is_passed_over(conn: Conn, one: Holder) -> None:
+    _limit(conn, 3)
+    jobs.add(conn, limits='{"memory": 101}')
+    jobs.add(conn, handler="large")
+    fitting = [jobs.add(conn), jobs.add(conn, handler="large", limits='{"memory": 7}')]
+    here = reach({HANDLER: Limits(), "large": Limits(memory=200)}, Room(memory=100))
+    assert [lease.id for lease in _lease(one, reach=here)] == fitting
