@@ -29,13 +29,13 @@ begin
     begin
       insert into tasuki.job_archive (
         id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error,
-        created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key
+        created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of
       )
       values (
         job.id, job.handler, job.queue, 'canceled', job.payload, job.attempt, job.max_attempts, job.crashes, job.priority,
         '{"kind": "canceled", "type": "Canceled", "message": "canceled on request while it was pending"}',
         job.created_at, job.scheduled_at, clock_timestamp(), job.lease_no, null, job.limits,
-        job.key, job.unique_key
+        job.key, job.unique_key, job.retry_of
       );
       exit;
     exception when check_violation then
@@ -200,7 +200,7 @@ end
 $$;
 
 CREATE FUNCTION tasuki.ensure_partitions(days integer DEFAULT 7) RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
     AS $$
@@ -208,6 +208,10 @@ declare
   missing record;
   made integer := 0;
 begin
+  if ensure_partitions.days is null or ensure_partitions.days not between 0 and 100 then
+    raise exception 'partitions can be made for 0 to 100 days, not for %', coalesce(ensure_partitions.days::text, 'null')
+      using errcode = 'invalid_parameter_value';
+  end if;
   if not exists (select from tasuki.missing_partitions(days)) then
     return 0;
   end if;
@@ -593,6 +597,7 @@ CREATE TABLE tasuki.job (
     unique_key text,
     is_counted boolean DEFAULT false NOT NULL,
     schedule text,
+    retry_of bigint,
     CONSTRAINT job_attempt CHECK (((attempt >= 0) AND (max_attempts >= 1) AND ((attempt < max_attempts) OR ((status = 'running'::text) AND (attempt = max_attempts))))),
     CONSTRAINT job_crashes CHECK (((crashes >= 0) AND (crashes <= attempt))),
     CONSTRAINT job_handler_name CHECK (((length(handler) >= 1) AND (length(handler) <= 200))),
@@ -636,6 +641,7 @@ CREATE TABLE tasuki.job_archive (
     limits jsonb,
     key text,
     unique_key text,
+    retry_of bigint,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -664,6 +670,7 @@ CREATE TABLE tasuki.job_archive_completed (
     limits jsonb,
     key text,
     unique_key text,
+    retry_of bigint,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -692,6 +699,7 @@ CREATE TABLE tasuki.job_archive_failed (
     limits jsonb,
     key text,
     unique_key text,
+    retry_of bigint,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -718,6 +726,9 @@ CREATE TABLE tasuki.queue (
     paused_at timestamp with time zone,
     max_running integer,
     max_running_per_key integer,
+    keep_for interval,
+    kept_from timestamp with time zone,
+    CONSTRAINT queue_keep_for CHECK (((keep_for >= '00:01:00'::interval) AND (keep_for <= '36500 days'::interval))),
     CONSTRAINT queue_max_running CHECK ((max_running >= 0)),
     CONSTRAINT queue_max_running_per_key CHECK ((max_running_per_key >= 1)),
     CONSTRAINT queue_name CHECK ((((length(name) >= 1) AND (length(name) <= 57)) AND ((name COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text)))
@@ -795,6 +806,14 @@ CREATE TABLE tasuki.unique_key (
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='10000', autovacuum_vacuum_cost_delay='0');
 
+CREATE TABLE tasuki.upkeep (
+    task text NOT NULL,
+    begun_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT upkeep_task CHECK (((length(task) >= 1) AND (length(task) <= 40)))
+)
+WITH (fillfactor='50');
+
 ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_completed FOR VALUES IN ('completed');
 
 ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_failed FOR VALUES IN ('failed', 'canceled');
@@ -829,6 +848,9 @@ ALTER TABLE ONLY tasuki.supervisor
 ALTER TABLE ONLY tasuki.unique_key
     ADD CONSTRAINT unique_key_pkey PRIMARY KEY (key);
 
+ALTER TABLE ONLY tasuki.upkeep
+    ADD CONSTRAINT upkeep_pkey PRIMARY KEY (task);
+
 CREATE INDEX attempt_job ON ONLY tasuki.attempt USING btree (job_id, lease_no);
 
 CREATE INDEX command_owner ON tasuki.command USING btree (owner) WHERE (reply IS NULL);
@@ -837,7 +859,13 @@ CREATE INDEX job_archive_id ON ONLY tasuki.job_archive USING btree (id);
 
 CREATE INDEX job_archive_completed_id_idx ON ONLY tasuki.job_archive_completed USING btree (id);
 
+CREATE INDEX job_archive_retry_of ON ONLY tasuki.job_archive USING btree (retry_of) WHERE (retry_of IS NOT NULL);
+
+CREATE INDEX job_archive_completed_retry_of_idx ON ONLY tasuki.job_archive_completed USING btree (retry_of) WHERE (retry_of IS NOT NULL);
+
 CREATE INDEX job_archive_failed_id_idx ON ONLY tasuki.job_archive_failed USING btree (id);
+
+CREATE INDEX job_archive_failed_retry_of_idx ON ONLY tasuki.job_archive_failed USING btree (retry_of) WHERE (retry_of IS NOT NULL);
 
 CREATE INDEX job_counted ON tasuki.job USING btree (queue, key) WHERE ((status = 'running'::text) AND is_counted);
 
@@ -849,13 +877,19 @@ CREATE INDEX job_lease ON tasuki.job USING btree (queue, priority, scheduled_at,
 
 CREATE INDEX job_owner ON tasuki.job USING btree (owner) WHERE (status = 'running'::text);
 
+CREATE INDEX job_retry_of ON tasuki.job USING btree (retry_of) WHERE (retry_of IS NOT NULL);
+
 CREATE INDEX job_schedule ON tasuki.job USING btree (schedule) WHERE (schedule IS NOT NULL);
 
 CREATE INDEX unique_key_expired ON tasuki.unique_key USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 
 ALTER INDEX tasuki.job_archive_id ATTACH PARTITION tasuki.job_archive_completed_id_idx;
 
+ALTER INDEX tasuki.job_archive_retry_of ATTACH PARTITION tasuki.job_archive_completed_retry_of_idx;
+
 ALTER INDEX tasuki.job_archive_id ATTACH PARTITION tasuki.job_archive_failed_id_idx;
+
+ALTER INDEX tasuki.job_archive_retry_of ATTACH PARTITION tasuki.job_archive_failed_retry_of_idx;
 
 CREATE TRIGGER follow_failure AFTER INSERT ON tasuki.job_archive_failed FOR EACH ROW WHEN ((new.status = 'failed'::text)) EXECUTE FUNCTION tasuki.follow_failure();
 
@@ -867,7 +901,5 @@ CREATE TRIGGER job_free_unique_key AFTER DELETE ON tasuki.job FOR EACH ROW WHEN 
 
 ALTER TABLE ONLY tasuki.schedule_tick
     ADD CONSTRAINT schedule_tick_schedule_fkey FOREIGN KEY (schedule) REFERENCES tasuki.schedule(name) ON DELETE CASCADE;
-
-REVOKE ALL ON FUNCTION tasuki.ensure_partitions(days integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION tasuki.missing_partitions(days integer) FROM PUBLIC;

@@ -31,7 +31,10 @@ from tasuki_mp.version import __version__
 
 if TYPE_CHECKING:
     from tasuki_mp.client import AsyncClient, AsyncJobHandle, Client, JobHandle
+    from tasuki_mp.store.change import Changed
     from tasuki_mp.store.copying import IdRanges
+    from tasuki_mp.store.queues import Queue
+    from tasuki_mp.store.select import JobFilter, JobPage, JobSummary
 
 __all__ = [
     "AppImportError",
@@ -39,6 +42,7 @@ __all__ = [
     "AsyncJobHandle",
     "Backoff",
     "Cancel",
+    "Changed",
     "Client",
     "ConfigError",
     "ConflictError",
@@ -50,8 +54,12 @@ __all__ = [
     "HandlerError",
     "IdRanges",
     "Job",
+    "JobFilter",
     "JobHandle",
+    "JobPage",
+    "JobSummary",
     "PayloadError",
+    "Queue",
     "ResultError",
     "Retry",
     "SchemaError",
@@ -66,9 +74,14 @@ __all__ = [
 _LATER = {
     "AsyncClient": "tasuki_mp.client",
     "AsyncJobHandle": "tasuki_mp.client",
+    "Changed": "tasuki_mp.store.change",
     "Client": "tasuki_mp.client",
     "IdRanges": "tasuki_mp.store.copying",
+    "JobFilter": "tasuki_mp.store.select",
     "JobHandle": "tasuki_mp.client",
+    "JobPage": "tasuki_mp.store.select",
+    "JobSummary": "tasuki_mp.store.select",
+    "Queue": "tasuki_mp.store.queues",
 }
 
 

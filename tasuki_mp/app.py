@@ -21,6 +21,7 @@ from tasuki_mp.job import (
 )
 from tasuki_mp.outcome import DEFAULT_CANCEL_GRACE, DEFAULT_MAX_INTERRUPTIONS
 from tasuki_mp.payload import DEFAULT_MAX_TEXT
+from tasuki_mp.steering import Steering
 
 if TYPE_CHECKING:
     # What a child imports is paid for by every job: the client, and psycopg with it, waits for the first enqueue.
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
     from tasuki_mp.client import Client, JobHandle
     from tasuki_mp.store.copying import IdRanges
     from tasuki_mp.store.produce import CancelVerdict
+    from tasuki_mp.store.steps import Steps
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
-class Tasuki:
+class Tasuki(Steering):
     """An application: a registry of handlers and resources, and the way to enqueue their jobs.
 
     Makes no connection and reads no configuration until the first enqueue. `modules` are those that hold further
@@ -165,6 +168,9 @@ class Tasuki:
     def cancel(self, *ids: int, conn: psycopg.Connection[Any] | None = None) -> dict[int, CancelVerdict]:
         """Cancel jobs by id; for each what came of it: canceled, requested (it runs), finished, or unknown."""
         return self.client.cancel(ids, conn)
+
+    def _drive(self, steps: Steps[T], conn: psycopg.Connection[Any] | None) -> T:
+        return self.client._drive(steps, conn)
 
     @staticmethod
     def _refuse_in_handler(conn: object) -> None:

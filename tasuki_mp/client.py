@@ -16,7 +16,7 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -24,14 +24,17 @@ from psycopg import errors as pg
 
 from tasuki_mp.errors import DatabaseError
 from tasuki_mp.job import Job, State, row_of
+from tasuki_mp.steering import AsyncSteering, Steering
 from tasuki_mp.store import bulk, produce
 from tasuki_mp.store.bulk import Intake, cursor, cursor_async, explained
 from tasuki_mp.store.copying import IdRanges
 from tasuki_mp.store.pool import AsyncPools, Pools
 from tasuki_mp.store.produce import CancelVerdict
+from tasuki_mp.store.steps import Steps, drive, drive_async
 
 __all__ = ["AsyncClient", "AsyncJobHandle", "CancelVerdict", "Client", "IdRanges", "JobHandle"]
 
+T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
 
@@ -82,8 +85,8 @@ class AsyncJobHandle:
         return (await self._client.cancel([self.id], conn))[self.id]
 
 
-class Client:
-    """Enqueues and cancels jobs. Safe to use from several threads, and after a fork.
+class Client(Steering):
+    """Enqueues and cancels jobs, looks at them and changes them. Safe to use from several threads, and after a fork.
 
     Takes a dsn, or a psycopg_pool.ConnectionPool of the caller's, who opens and closes it; by default the database that
     the environment names. Connects at the first use; is closed at the interpreter's exit, or by `close`.
@@ -137,6 +140,10 @@ class Client:
         with self._connection(conn) as connection, explained():
             return produce.state(cursor(connection).execute(produce.STATUS, {"id": job_id}).fetchone())
 
+    def _drive(self, steps: Steps[T], conn: Connection | None) -> T:
+        with self._connection(conn) as connection, explained():
+            return drive(connection, steps, commits=conn is None)
+
     def _connection(self, conn: object) -> AbstractContextManager[Connection]:
         if conn is None:
             return self._own_connection()
@@ -159,8 +166,8 @@ class Client:
             pool.putconn(connection)
 
 
-class AsyncClient:
-    """Enqueues and cancels jobs from asyncio, on one event loop.
+class AsyncClient(AsyncSteering):
+    """The same from asyncio, on one event loop.
 
     Takes a dsn, or a psycopg_pool.AsyncConnectionPool of the caller's, who opens and closes it; by default the database
     that the environment names. Connects at the first use; use it in an `async with`, or await `close()` at the end.
@@ -216,6 +223,11 @@ class AsyncClient:
             with explained():
                 found = await cursor_async(connection).execute(produce.STATUS, {"id": job_id})
                 return produce.state(await found.fetchone())
+
+    async def _drive(self, steps: Steps[T], conn: AsyncConnection | None) -> T:
+        async with self._connection(conn) as connection:
+            with explained():
+                return await drive_async(connection, steps, commits=conn is None)
 
     def _connection(self, conn: object) -> AbstractAsyncContextManager[AsyncConnection]:
         if conn is None:

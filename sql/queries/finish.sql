@@ -20,7 +20,8 @@ locked as materialized (
   left join lateral (
     select
       j.id as job_id, j.owner, j.handler, j.queue, j.payload, j.priority, j.attempt, j.max_attempts, j.crashes,
-      j.created_at, j.scheduled_at, j.started_at, j.cancel_requested_at, j.limits, j.key, j.unique_key
+      j.created_at, j.scheduled_at, j.started_at, j.cancel_requested_at, j.limits, j.key, j.unique_key,
+      j.retry_of
     from tasuki.job as j
     where j.id = item.id and j.lease_no = item.lease_no and j.owner = %(owner)s
     limit 1
@@ -34,7 +35,7 @@ removed as (
 archived as (
   insert into tasuki.job_archive (
     id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, result, error, usage, output,
-    created_at, scheduled_at, started_at, finished_at, lease_no, owner, limits, key, unique_key
+    created_at, scheduled_at, started_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of
   )
   select
     id, handler, queue, kind, payload, attempt, max_attempts, crashes + crash, priority,
@@ -46,7 +47,7 @@ archived as (
     end,
     usage::jsonb, nullif(output, ''), created_at, scheduled_at,
     coalesce(ended_at - ran_for * interval '1 second', started_at), ended_at, lease_no, owner, limits,
-    key, unique_key
+    key, unique_key, retry_of
   from locked
   where job_id is not null and kind in ('completed', 'failed', 'canceled')
 ),

@@ -14,7 +14,13 @@ COMMANDS: Final = {
     "enqueue": "tasuki_mp.cli.enqueue:enqueue",
     "status": "tasuki_mp.cli.status:status",
     "show": "tasuki_mp.cli.show:show",
+    "jobs": "tasuki_mp.cli.jobs:jobs",
     "cancel": "tasuki_mp.cli.cancel:cancel",
+    "retry": "tasuki_mp.cli.change:retry",
+    "delete": "tasuki_mp.cli.change:delete",
+    "move": "tasuki_mp.cli.change:move",
+    "reschedule": "tasuki_mp.cli.change:reschedule",
+    "queue": "tasuki_mp.cli.queue:queue",
     "migrate": "tasuki_mp.cli.migrate:migrate",
     "demo": "tasuki_mp.demo.command:demo",
 }

@@ -74,6 +74,10 @@ def _lines(job: JobInfo, attempts: list[AttemptInfo], now: datetime) -> Iterator
     yield _field("handler", escape(job.handler))
     yield _field("queue", f"{escape(job.queue)}, priority {job.priority}")
     crashes = f", {job.crashes} of them crashed" if job.crashes else ""
+    if job.retry_of is not None:
+        yield _field("retry of", str(job.retry_of))
+    if job.retried_as is not None:
+        yield _field("retried as", str(job.retried_as))
     yield _field("attempt", f"{job.attempt} of {job.max_attempts}{crashes}")
     for name, when in (
         ("created", job.created_at),

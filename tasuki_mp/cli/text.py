@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
@@ -88,6 +89,18 @@ def _placed(text: str, align: Align, room: int) -> str:
     return text.rjust(room) if align == "right" else text.ljust(room)
 
 
+def print_tables(tables: Sequence[Table]) -> None:
+    """Write the tables: with colours and as wide as the window in a terminal, plain and whole elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        for index, table in enumerate(tables):
+            console.print(*([""] if index else []), table.rich(console.width), sep="\n")
+    else:
+        print("\n\n".join(table.plain() for table in tables))
+
+
 def json_line(value: object) -> str:
     """The value as one line of JSON that a terminal can't mistake for commands: what is unsafe stays escaped."""
     # In JSON that is valid already, such characters stand in strings only, where an escape means the same.
@@ -121,11 +134,14 @@ def duration(seconds: float) -> str:
 
 def instant(when: datetime, now: datetime) -> str:
     """`2026-05-01 12:00:03 +0200 (5 s ago)`, in the local time zone."""
-    local = when.astimezone()
+    return f"{when.astimezone():%Y-%m-%d %H:%M:%S %z} ({relative(when, now)})"
+
+
+def relative(when: datetime, now: datetime) -> str:
+    """`5 s ago` or `in 5 s`."""
     gap: timedelta = now - when
     seconds = gap.total_seconds()
-    relative = f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
-    return f"{local:%Y-%m-%d %H:%M:%S %z} ({relative})"
+    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
 
 
 def indent(text: str, prefix: str, *, limit: int = 32_768) -> str:

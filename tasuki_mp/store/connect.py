@@ -9,7 +9,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 # Every hot statement finds its rows by index. Without these, a plan made while the table was empty, or right after an
 # ANALYZE of a drained table, reads the whole table at each lease.
-_PLANS: Final = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off"
+PLANS: Final = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off"
 # What an administrator set for the database or the role must not change what the statements mean.
 _MEANING: Final = r"-c default_transaction_isolation=read\ committed -c timezone=UTC"
 _POOLER_REFUSED: Final = "unsupported startup parameter"
@@ -21,7 +21,7 @@ def _settings(dsn: str, *, statement_timeout: float, lock_timeout: float) -> str
         f"-c statement_timeout={round(statement_timeout * 1000)} -c lock_timeout={round(lock_timeout * 1000)}"
         f" -c idle_in_transaction_session_timeout={round(statement_timeout * 1000)}"
     )
-    return " ".join([*([str(given)] if given else []), _PLANS, _MEANING, bounds])
+    return " ".join([*([str(given)] if given else []), PLANS, _MEANING, bounds])
 
 
 def _parameters(name: str, connect_timeout: float) -> dict[str, Any]:

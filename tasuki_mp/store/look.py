@@ -136,6 +136,10 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     usage: str | None
     output: str | None
+    retry_of: int | None
+    """The finished job that this one was made of, by request."""
+    retried_as: int | None
+    """The newest job that was made of this one."""
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
 from tasuki_mp.config import EMBEDDED, find_dsn
+from tasuki_mp.store.connect import PLANS
 
 if TYPE_CHECKING:
     from tasuki_mp.embedded import EmbeddedServer
@@ -45,8 +46,9 @@ _PARAMETERS: Final[dict[str, Any]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,  # milliseconds
 }
-# Whatever an administrator set for the database or the role: inserting must not fail for being serializable.
-_OPTIONS: Final = r"-c default_transaction_isolation=read\ committed -c timezone=UTC"
+# Whatever an administrator set for the database or the role: inserting must not fail for being serializable, and lists
+# must not read whole tables because the planner has never looked at them.
+_OPTIONS: Final = PLANS + r" -c default_transaction_isolation=read\ committed -c timezone=UTC"
 _POOLER_REFUSED: Final = "unsupported startup parameter"
 
 
