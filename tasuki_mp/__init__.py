@@ -12,6 +12,7 @@ from tasuki_mp.backoff import Backoff
 from tasuki_mp.child.context import Context
 from tasuki_mp.errors import (
     AppImportError,
+    CheckpointError,
     ConfigError,
     ConflictError,
     DatabaseError,
@@ -43,6 +44,7 @@ __all__ = [
     "Backoff",
     "Cancel",
     "Changed",
+    "CheckpointError",
     "Client",
     "ConfigError",
     "ConflictError",

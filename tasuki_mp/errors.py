@@ -55,6 +55,10 @@ class ResultError(TasukiError):
         self.reason = reason
 
 
+class CheckpointError(TasukiError):
+    """A state can't be kept as a checkpoint, or a kept one does not fit the type that was asked for; says where."""
+
+
 class UnknownHandlerError(TasukiError):
     """No handler of that name is known to the database, and no queue was given for it."""
 

@@ -11,7 +11,7 @@ import array
 import os
 import socket
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -106,6 +106,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """Bytes the child had written to its output when the job ended."""
     retire: str = ""
     """Why this child takes no further job and wants to be replaced; empty if it goes on."""
+    checkpoint: str | None = None
+    """What the job left for its next attempt, as JSON text; empty if it is on record already, None if it left nothing."""
 
 
 class Retiring(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -117,14 +119,31 @@ class Retiring(msgspec.Struct, frozen=True, array_like=True, tag=5):
     is_littered: bool
 
 
+class Keep(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Child to supervisor: the running job waits until this version of its checkpoint is on record."""
+
+    id: int
+    lease_no: int
+    version: int
+
+
+class Descriptors(NamedTuple):
+    """What comes with a hello: a pidfd of the child, its output file, its state file and the bell of that."""
+
+    pidfd: int
+    output: int
+    state: int
+    bell: int
+
+
 Buffer = bytes | memoryview
 ToChild = RunJob | Stop
-_ARRAY_FRAMES = Finished | Retiring
-FromChild = Hello | Finished | Retiring
+_ARRAY_FRAMES = Finished | Retiring | Keep
+FromChild = Hello | Finished | Retiring | Keep
 
 _encoder = msgspec.msgpack.Encoder()
 _decode_to_child: Callable[[Buffer], ToChild] = msgspec.msgpack.Decoder(ToChild).decode
-_decode_from_child: Callable[[Buffer], Finished | Retiring] = msgspec.msgpack.Decoder(_ARRAY_FRAMES).decode
+_decode_from_child: Callable[[Buffer], Finished | Retiring | Keep] = msgspec.msgpack.Decoder(_ARRAY_FRAMES).decode
 _decode_hello: Callable[[Buffer], Hello] = msgspec.msgpack.Decoder(Hello).decode
 
 # A plain number: combining flags of the enum takes longer than receiving the packet.
@@ -142,7 +161,7 @@ class FrameError(Exception):
     """A packet that is no frame: the child broke the protocol and can't be trusted with another job."""
 
 
-def pack(frame: RunJob | Stop | Finished | Retiring) -> bytes:
+def pack(frame: RunJob | Stop | Finished | Retiring | Keep) -> bytes:
     """The frame as bytes for `send`."""
     return _FRAME + _encoder.encode(frame)
 
@@ -170,12 +189,12 @@ def send_fds(sock: socket.socket, packet: bytes, fds: tuple[int, ...]) -> None:
     sock.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
 
 
-def send_hello(sock: socket.socket, hello: Hello, *, pidfd: int, output: int) -> None:
-    """The child's first frame, with a pidfd of itself and the file that its output goes to."""
+def send_hello(sock: socket.socket, hello: Hello, fds: Descriptors) -> None:
+    """The child's first frame, with what the supervisor needs to watch it."""
     packet = _HELLO + _encoder.encode(hello)
     if len(packet) > INLINE_LIMIT:
         raise ValueError(f"the application's handlers make a hello of {len(packet)} bytes; {INLINE_LIMIT} is the limit")
-    send_fds(sock, packet, (pidfd, output))
+    send_fds(sock, packet, fds)
 
 
 class Receiver:
@@ -185,7 +204,7 @@ class Receiver:
         self._sock = sock
         self._buffer = memoryview(bytearray(_PACKET))
         self._buffers = [self._buffer]
-        self._ancillary = socket.CMSG_SPACE(2 * _FD_SIZE)
+        self._ancillary = socket.CMSG_SPACE(len(Descriptors._fields) * _FD_SIZE)
 
     def to_child(self, flags: int = 0) -> ToChild:
         """The next job frame. Raises BlockingIOError with MSG_DONTWAIT when there is none, ClosedError at the end."""
@@ -196,14 +215,14 @@ class Receiver:
             _close(fds)
 
     def from_child(self, flags: int = 0) -> tuple[FromChild, tuple[int, ...]]:
-        """The next outcome frame, and the descriptors that came with a hello (pidfd, output), owned by the caller.
+        """The next outcome frame, and the `Descriptors` that came with a hello, owned by the caller.
 
         Raises BlockingIOError when there is none, ClosedError at the end, FrameError for anything that is no frame.
         """
         tag, body, fds = self._packet(flags)
         try:
-            if tag == _HELLO and len(fds) == 2:
-                return _decode_hello(body), fds
+            if tag == _HELLO and len(fds) == len(Descriptors._fields):
+                return _decode_hello(body), Descriptors(*fds)
             frame = _decode_from_child(self._content(tag, body, fds))
         except (FrameError, msgspec.MsgspecError, ValueError, OSError) as error:
             _close(fds)

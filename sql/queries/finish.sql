@@ -1,14 +1,15 @@
 -- Write down how attempts ended, whatever mixture: final states move to the archive, the others are pending again with a
--- row in the history. The ids come ascending and without repeats. What does not come back as applied was locked by
--- somebody, or is no longer ours: verdict.sql says which. A cancel request that was accepted wins over going again.
+-- row in the history. A checkpoint goes with a job that completed, and stays with any other. The ids come ascending and
+-- without repeats. What does not come back as applied was locked by somebody, or is no longer ours: verdict.sql says
+-- which. A cancel request that was accepted wins over going again.
 -- Locks: the rows it writes, skipping those that somebody else holds. Index: primary key. It writes by id only: a row
 -- version found before the lock may be an old one, and by id the newest is followed.
 with item as materialized (
   select i.*
   from unnest(
     %(ids)s::bigint[], %(lease_nos)s::bigint[], %(kinds)b::text[], %(results)b::text[], %(errors)b::text[],
-    %(usages)b::text[], %(outputs)b::text[], %(ran_fors)s::float8[], %(crashes)s::integer[]
-  ) as i (id, lease_no, asked, result, error, usage, output, ran_for, crash)
+    %(usages)b::text[], %(outputs)b::text[], %(ran_fors)s::float8[], %(crashes)s::integer[], %(checkpoints)b::text[]
+  ) as i (id, lease_no, asked, result, error, usage, output, ran_for, crash, checkpoint)
 ),
 locked as materialized (
   select
@@ -86,6 +87,19 @@ recorded as (
     coalesce(ended_at - ran_for * interval '1 second', started_at), ended_at
   from locked
   where job_id is not null and kind in ('retry', 'snooze', 'release')
+),
+-- Null: it has none; empty: what there is, is on record.
+kept as (
+  insert into tasuki.checkpoint (job_id, lease_no, state, written_at)
+  select job_id, lease_no, checkpoint::jsonb, ended_at
+  from locked
+  where job_id is not null and checkpoint <> '' and kind <> 'completed'
+  on conflict (job_id) do update
+  set lease_no = excluded.lease_no, state = excluded.state, written_at = excluded.written_at
+),
+dropped as (
+  delete from tasuki.checkpoint
+  where job_id = any(array(select job_id from locked where job_id is not null and checkpoint is not null and kind = 'completed'))
 ),
 told as materialized (
   select pg_notify('tasuki_job', queue || ' ' || back)

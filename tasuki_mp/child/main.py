@@ -18,6 +18,7 @@ import msgspec
 
 from tasuki_mp import handlers, wire
 from tasuki_mp.child import application, guard
+from tasuki_mp.child.board import Board
 from tasuki_mp.child.context import Context
 from tasuki_mp.child.describe import clip, describe, storable
 from tasuki_mp.child.output import Output
@@ -93,6 +94,7 @@ class Child:
         if app.registry and not error:
             error = self._resources.build_eager()
         self._output = Output()
+        self._board = Board(self._tell)
         self._tidiness = Tidiness()
         pidfd = os.pidfd_open(os.getpid())
         hello = wire.Hello(
@@ -104,7 +106,8 @@ class Child:
             import_seconds=app.seconds,
             leftovers=list(app.leftovers),
         )
-        wire.send_hello(self._outcomes, hello, pidfd=pidfd, output=self._output.fd)
+        state = self._board.file
+        wire.send_hello(self._outcomes, hello, wire.Descriptors(pidfd, self._output.fd, state.fd, state.bell))
         os.close(pidfd)
 
     def serve(self) -> None:
@@ -153,9 +156,16 @@ class Child:
             self._seen.add(job.handler)
             self._tidiness.rebase()
         output_end = self._output.settle()
+        checkpoint = self._board.take((job.id, job.lease_no))
         retire = self._tidiness.verdict(started_ns=started, ended_ns=ended)
         used = time.process_time_ns() - cpu
-        self._tell(wire.pack(wire.Finished(job.id, job.lease_no, outcome, started, ended, used, output_end, retire)))
+        if checkpoint and isinstance(outcome, Returned):
+            checkpoint = ""  # nothing follows that could want it
+        self._tell(
+            wire.pack(
+                wire.Finished(job.id, job.lease_no, outcome, started, ended, used, output_end, retire, checkpoint)
+            )
+        )
         return retire
 
     def _call(self, handler: Handler[..., Any], job: wire.RunJob) -> Outcome:
@@ -170,6 +180,8 @@ class Child:
                     attempt=job.attempt,
                     max_attempts=job.max_attempts,
                     page=self._page,
+                    board=self._board,
+                    checkpoint=job.extras.checkpoint if job.extras is not None else None,
                 )
             else:
                 if not self._resources.is_built(resource):

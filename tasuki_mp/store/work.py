@@ -61,6 +61,8 @@ class FinishItem(msgspec.Struct, frozen=True, kw_only=True):
     lease_age: float = 0.0
     """Since the request for its lease was sent."""
     output: str = ""
+    checkpoint: str | None = None
+    """What it left for the next attempt, as JSON text; empty if that is on record, None if there is none."""
 
 
 class Finished(NamedTuple):
@@ -193,6 +195,7 @@ async def _finish_batch(
             "usages": [item.usage for item in batch],
             "outputs": [item.output for item in batch],
             "ran_fors": _numbers([item.ran_for for item in batch]),
+            "checkpoints": [item.checkpoint for item in batch],
             "crashes": _numbers([int(item.settled.is_crash) for item in batch]),
             "delays": _numbers([item.settled.delay for item in batch]),
             "limits": [None if (limits := item.settled.limits) is None else limits.text for item in batch],

@@ -29,6 +29,7 @@ from tasuki_mp import wire
 from tasuki_mp.child import main as child_main
 from tasuki_mp.child.application import SPEC_VARIABLE, AppSpec
 from tasuki_mp.job import Lease
+from tasuki_mp.statefile import StateReader
 from tasuki_mp.wire import StopReason
 
 Key = tuple[int, int]
@@ -144,6 +145,7 @@ class Child:
         self.pid = 0
         self.pidfd = -1
         self.output = -1
+        self.state: StateReader | None = None
         self.inflight: OrderedDict[Key, Lease] = OrderedDict()
         self.jobs_run = 0
         self.is_dead = False
@@ -158,7 +160,8 @@ class Child:
     def hello(self, hello: wire.Hello, fds: tuple[int, ...]) -> None:
         """The child's first frame has come, with its pidfd and its output file."""
         self.pid = hello.pid
-        self.pidfd, self.output = fds
+        self.pidfd, self.output, state, bell = fds
+        self.state = StateReader(state, bell)
 
     def send(self, lease: Lease, extras: wire.Extras | None) -> bool:
         """Send the frame of this lease's job; False when the pipe is full, or the child dead."""
@@ -245,3 +248,6 @@ class Child:
             if fd >= 0:
                 os.close(fd)
         self.pidfd = self.output = -1
+        if self.state is not None:
+            self.state.close()
+            self.state = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tasuki_mp import logs, wire
@@ -32,6 +32,7 @@ from tasuki_mp.supervisor.dispatch import Dispatcher
 from tasuki_mp.supervisor.estimate import Estimates
 from tasuki_mp.supervisor.heartbeat import Heartbeat, Verdict
 from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.keeper import Keeper, Running
 from tasuki_mp.supervisor.leaser import Leaser
 from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.outbox import Entry, Outbox
@@ -51,6 +52,7 @@ class Flow:
 
     outbox: Outbox
     heartbeat: Heartbeat
+    keeper: Keeper
     reaper: Reaper
     leaser: Leaser | None = None
     """None until the first child has said which handlers there are."""
@@ -127,7 +129,10 @@ class Flow:
         self.estimates.add(lease.handler, ran_for)
         child.is_slow = False
         since_start = clock.now() - frame.started_ns / 1e9
-        self._ended(slot, child, lease, frame.outcome, since_start, ran_for, frame.cpu_ns / 1e9)
+        self._ended(slot, child, lease, frame.outcome, since_start, ran_for, frame.cpu_ns / 1e9, frame.checkpoint)
+
+    def keep_now(self, key: Key) -> None:
+        self.keeper.keep_now(key)
 
     def frames_read(self, child: Child) -> float:
         self.dispatcher.pump()
@@ -137,7 +142,7 @@ class Flow:
         return self.dispatcher.rest_of(child)
 
     def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float) -> None:
-        self._ended(slot, child, lease, outcome, ran_for, ran_for, None)
+        self._ended(slot, child, lease, outcome, ran_for, ran_for, None, _left_by(child, lease))
 
     def jobs_returned(self, leases: list[Lease]) -> None:
         self.dispatcher.put_back(leases)
@@ -171,6 +176,19 @@ class Flow:
         self._stopping.discard(key)
         if not self.outbox:
             self._maybe_idle()
+
+    # ── from the keeper ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def saying(self) -> Iterator[Running]:
+        """What runs now, each with what it says of itself; what has ended says it with its outcome."""
+        for slot in self.dispatcher.slots:
+            for child in slot.children:
+                running = child.running()
+                if running is None or child.state is None:
+                    continue
+                lease, _ = running
+                if lease.key in self.book and lease.key not in self.outbox:
+                    yield Running(lease, child.state)
 
     # ── from the supervisor ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -252,6 +270,7 @@ class Flow:
         since_start: float,
         ran_for: float,
         cpu: float | None,
+        checkpoint: str | None,
     ) -> None:
         self._stopping.discard(lease.key)
         self.dispatcher.blocked.discard(lease.id)
@@ -261,13 +280,14 @@ class Flow:
         settled = self._decide(lease, outcome)
         usage = usage_json(pid=child.pid, slot=slot.index, seconds=ran_for, cpu=cpu, waited=lease.waited)
         self._metrics.job_finished(lease.handler, settled.kind, seconds=ran_for, waited=lease.waited)
-        self.outbox.put(Entry(lease, settled, usage, since_start, clock.now()))
+        self.outbox.put(Entry(lease, settled, usage, since_start, clock.now(), _to_keep(lease, checkpoint)))
         _log(lease, settled, slot.index, ran_for)
 
     def _settle_unrun(self, lease: Lease, outcome: Outcome) -> None:
         if lease.key in self.book:
             usage = usage_json(pid=None, slot=None, seconds=None, cpu=None, waited=lease.waited)
-            self.outbox.put(Entry(lease, self._decide(lease, outcome), usage, None, clock.now()))
+            settled, checkpoint = self._decide(lease, outcome), _to_keep(lease, None)
+            self.outbox.put(Entry(lease, settled, usage, None, clock.now(), checkpoint))
 
     def _decide(self, lease: Lease, outcome: Outcome) -> Settled:
         return settle(
@@ -293,6 +313,20 @@ class Flow:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logs.event(logging.ERROR, "task failed", error=repr(error))
+
+
+def _left_by(child: Child, lease: Lease) -> str | None:
+    """The last checkpoint of a job whose process is dead; empty if it is on record."""
+    state = child.state
+    if state is None or (last := state.checkpoint(lease.key)) is None:
+        return None
+    version, text = last
+    return text if version > state.kept_checkpoint else ""
+
+
+def _to_keep(lease: Lease, left: str | None) -> str | None:
+    """What finish is told of the checkpoint: one from before stays on record."""
+    return "" if left is None and lease.checkpoint is not None else left
 
 
 def _own_limits(lease: Lease) -> Limits:

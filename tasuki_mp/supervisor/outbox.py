@@ -50,6 +50,8 @@ class Entry(msgspec.Struct, frozen=True):
     """Seconds since the handler was entered, as of `at`; None if it never was."""
     at: float
     """CLOCK_BOOTTIME in seconds when the attempt ended."""
+    checkpoint: str | None = None
+    """What it left for the next attempt; empty if that is on record, None if there is none."""
 
 
 class OutboxEvents(Protocol):
@@ -194,8 +196,18 @@ class Outbox:
                 await self._flush(batch[:middle])
             finally:  # one that nothing can mend must not keep the others back
                 await self._flush(batch[middle:])
+        elif batch[0].checkpoint:
+            await self._flush([self._without_checkpoint(batch[0], error)])
         else:
             await self._flush([self._unstorable(batch[0], error)])
+
+    def _without_checkpoint(self, entry: Entry, error: psycopg.Error) -> Entry:
+        """The same without what may be the reason: the outcome counts more, and an earlier checkpoint stays."""
+        first = str(error).strip().partition("\n")[0]
+        logs.event(logging.ERROR, "checkpoint refused by the database", job=entry.lease.id, error=first)
+        replaced = msgspec.structs.replace(entry, checkpoint="")
+        self._entries[entry.lease.key] = replaced
+        return replaced
 
     def _unstorable(self, entry: Entry, error: psycopg.Error) -> Entry:
         """The entry that Postgres refuses, as a failure that it will take; raises if this was one already."""
@@ -216,4 +228,5 @@ def _item(entry: Entry, now: float) -> FinishItem:
         usage=entry.usage,
         ran_for=None if entry.started_ago is None else entry.started_ago + now - entry.at,
         lease_age=now - entry.lease.sent_at,
+        checkpoint=entry.checkpoint,
     )

@@ -41,6 +41,9 @@ class SlotEvents(Protocol):
     def job_finished(self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished) -> None:
         """A handler ended and its child lives."""
 
+    def keep_now(self, key: Key) -> None:
+        """A running job waits until its checkpoint is on record."""
+
     def frames_read(self, child: Child) -> float:
         """Every frame that had come was told. Returns for how many seconds this child need not be listened to."""
 
@@ -194,6 +197,8 @@ class Slot:
                         os.close(fd)
                 case wire.Finished():
                     self._finished(child, frame)
+                case wire.Keep():
+                    self._events.keep_now((frame.id, frame.lease_no))
                 case wire.Retiring():
                     self._run(self._dismiss(child, is_littered=frame.is_littered))
                 case _:

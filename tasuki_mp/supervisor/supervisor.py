@@ -34,6 +34,7 @@ from tasuki_mp.supervisor.drain import Drain
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
 from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.keeper import Keeper
 from tasuki_mp.supervisor.leaser import Leaser
 from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.listener import Listener
@@ -162,6 +163,7 @@ class Supervisor:
             on_verdicts=flow.verdicts,
             hooks=self._hooks,
         )
+        flow.keeper = Keeper(finish_link, owner=me.owner, running=flow.saying)
         self._leaser = leaser = flow.leaser = Leaser(
             lease_link,
             owner=me.owner,
@@ -201,6 +203,7 @@ class Supervisor:
         for slot in self._slots[1:]:
             tasks.watch(slot.start(), self._failed)
         tasks.watch(flow.outbox.start(), self._failed)
+        tasks.watch(flow.keeper.start(), self._failed)
         flow.heartbeat.start(self._failed)
         tasks.watch(leaser.start(), self._failed)
         tasks.watch(rescuer.start(), self._failed)
@@ -226,6 +229,7 @@ class Supervisor:
         await listener.stop()
         await self._quiesce()
         await rescuer.stop()
+        await flow.keeper.stop()
         is_flushed = await flow.outbox.drained(FLUSH_FOR)
         await tasks.end(ticker)
         await flow.outbox.stop()

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tasuki_mp import Context, Tasuki
 from tests.support.waiting import TIMEOUT, NotInTimeError
@@ -83,6 +83,8 @@ class Visitor:
     lease_no: int
     attempt: int
     _sock: socket.socket
+    restored: Any = None
+    """The checkpoint it was given, where its handler says so."""
 
     def tell(self, order: str) -> None:
         """Give the order; return when the job has come back, if it does."""
@@ -94,7 +96,11 @@ class Visitor:
     def ask(self, order: str) -> None:
         """Give the order to a job that says when it has carried it out, or begins to."""
         self._sock.sendall(f"{order}\n".encode())
-        assert self._sock.recv(64) == b"done\n"
+        self.hear("done")
+
+    def hear(self, word: str) -> None:
+        """Wait until the job says that."""
+        assert self._sock.recv(64) == f"{word}\n".encode()
 
     def wait_gone(self) -> None:
         """Until the job's process has closed its end, as it does when it dies."""
