@@ -29,13 +29,13 @@ begin
     begin
       insert into tasuki.job_archive (
         id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error,
-        created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of
+        created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of, batch_id
       )
       values (
         job.id, job.handler, job.queue, 'canceled', job.payload, job.attempt, job.max_attempts, job.crashes, job.priority,
         '{"kind": "canceled", "type": "Canceled", "message": "canceled on request while it was pending"}',
         job.created_at, job.scheduled_at, clock_timestamp(), job.lease_no, null, job.limits,
-        job.key, job.unique_key, job.retry_of
+        job.key, job.unique_key, job.retry_of, job.batch_id
       );
       exit;
     exception when check_violation then
@@ -48,6 +48,123 @@ begin
   end loop;
   delete from tasuki.job as j where j.id = cancel.id;
   return 'canceled';
+end
+$$;
+
+CREATE FUNCTION tasuki.cancel_dependent(id bigint, needs bigint, status text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  with removed as (
+    delete from tasuki.job as j where j.id = cancel_dependent.id and j.status = 'pending' returning j.*
+  )
+  insert into tasuki.job_archive (
+    id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error,
+    created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key, batch_id, retry_of
+  )
+  select
+    r.id, r.handler, r.queue, 'canceled', r.payload, r.attempt, r.max_attempts, r.crashes, r.priority,
+    jsonb_build_object(
+      'kind', 'canceled', 'type', 'Dependency',
+      'message', format('job %s, which it waited for, has %s', cancel_dependent.needs, cancel_dependent.status)
+    ),
+    r.created_at, r.scheduled_at, clock_timestamp(), r.lease_no, null, r.limits, r.key, r.unique_key, r.batch_id, r.retry_of
+  from removed as r;
+end
+$$;
+
+CREATE FUNCTION tasuki.close_batch(batch bigint) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  live bigint;
+  it record;
+  numbers record;
+  wanted text[] := '{complete}';
+  follow_up text;
+begin
+  select count(*) into live from (select from tasuki.job as j where j.batch_id = close_batch.batch limit 1000) as counted;
+  if live > 0 then
+    return live;
+  end if;
+  select b.* into it from tasuki.batch as b where b.id = close_batch.batch for update;
+  if it.id is null or it.ended_at is not null or it.sealed_at is null then
+    return null;
+  end if;
+  -- Seen with the batch locked: whoever adds jobs to it has locked it too.
+  if exists (select from tasuki.job as j where j.batch_id = close_batch.batch) then
+    return 1;
+  end if;
+  select
+    count(*) filter (where a.status = 'completed') as completed,
+    count(*) filter (where a.status = 'failed') as failed,
+    count(*) filter (where a.status = 'canceled') as canceled
+  into numbers
+  from tasuki.job_archive as a
+  where
+    a.batch_id = close_batch.batch
+    and (a.status = 'completed' or not exists (
+      select from tasuki.job_archive as r where r.retry_of = a.id and r.batch_id = a.batch_id
+    ));
+  wanted := wanted || case when numbers.failed + numbers.canceled = 0 then 'success' else 'failure' end;
+  foreach follow_up in array wanted loop
+    if not follow_up = any(it.fired) then
+      perform tasuki.insert_follow_up(spec)
+      from (
+        select case follow_up when 'complete' then it.on_complete when 'success' then it.on_success else it.on_failure end as spec
+      ) as chosen
+      where chosen.spec is not null;
+    end if;
+  end loop;
+  update tasuki.batch as b
+  set
+    ended_at = clock_timestamp(),
+    completed = numbers.completed,
+    failed = numbers.failed,
+    canceled = numbers.canceled,
+    fired = array(select distinct f.name from unnest(b.fired || wanted) as f (name) order by 1)
+  where b.id = close_batch.batch;
+  perform pg_notify('tasuki_batch', close_batch.batch::text);
+  return 0;
+end
+$$;
+
+CREATE FUNCTION tasuki.depend(job bigint, needs bigint[], on_failure text DEFAULT 'cancel'::text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  need bigint;
+  ended text;
+  held boolean := false;
+begin
+  for need in select distinct n.id from unnest(depend.needs) as n (id) order by 1 loop
+    update tasuki.job as j set has_dependents = true where j.id = need;
+    if found then
+      insert into tasuki.dependency (job_id, needs_id, on_failure) values (depend.job, need, depend.on_failure)
+      on conflict do nothing;
+      held := true;
+      continue;
+    end if;
+    select a.status into ended from tasuki.job_archive as a where a.id = need order by a.finished_at desc limit 1;
+    if not found then
+      raise exception 'job % can''t wait for job %: there is no such job', depend.job, need
+        using errcode = 'foreign_key_violation';
+    end if;
+    if ended <> 'completed' and depend.on_failure = 'cancel' then
+      delete from tasuki.dependency as d where d.job_id = depend.job;
+      perform tasuki.cancel_dependent(depend.job, need, ended);
+      return 'canceled';
+    end if;
+  end loop;
+  if held then
+    update tasuki.job as j set held_by = 'dependency' where j.id = depend.job and j.status = 'pending';
+    return 'held';
+  end if;
+  return 'free';
 end
 $$;
 
@@ -265,6 +382,49 @@ begin
 end
 $$;
 
+CREATE FUNCTION tasuki.forget_dependencies() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  delete from tasuki.dependency as d where d.job_id = old.id;
+  return null;
+end
+$$;
+
+CREATE FUNCTION tasuki.free_dependents() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  ended text;
+  freed text;
+  dependent record;
+begin
+  select a.status into ended from tasuki.job_archive as a where a.id = old.id order by a.finished_at desc limit 1;
+  ended := coalesce(ended, 'deleted');
+  for dependent in
+    select d.job_id, d.on_failure from tasuki.dependency as d where d.needs_id = old.id order by d.job_id
+  loop
+    perform from tasuki.job as j where j.id = dependent.job_id for update;
+    delete from tasuki.dependency as d where d.needs_id = old.id and d.job_id = dependent.job_id;
+    if ended <> 'completed' and dependent.on_failure = 'cancel' then
+      delete from tasuki.dependency as d where d.job_id = dependent.job_id;
+      perform tasuki.cancel_dependent(dependent.job_id, old.id, ended);
+    elsif not exists (select from tasuki.dependency as d where d.job_id = dependent.job_id) then
+      update tasuki.job as j
+      set held_by = null, scheduled_at = greatest(j.scheduled_at, clock_timestamp())
+      where j.id = dependent.job_id and j.held_by = 'dependency'
+      returning j.queue into freed;
+      if found then
+        perform pg_notify('tasuki_job', freed || ' 0');
+      end if;
+    end if;
+  end loop;
+  return null;
+end
+$$;
+
 CREATE FUNCTION tasuki.free_key() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -297,6 +457,25 @@ CREATE FUNCTION tasuki.free_unique_key() RETURNS trigger
 begin
   delete from tasuki.unique_key as u where u.key = old.unique_key and u.job_id = old.id and u.expires_at is null;
   return null;
+end
+$$;
+
+CREATE FUNCTION tasuki.insert_follow_up(spec jsonb) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  follow_up bigint;
+begin
+  insert into tasuki.job as j (queue, handler, payload, priority, max_attempts, scheduled_at, limits, key)
+  values (
+    spec ->> 'queue', spec ->> 'handler', spec -> 'payload', (spec ->> 'priority')::smallint,
+    (spec ->> 'max_attempts')::integer, clock_timestamp() + coalesce((spec ->> 'delay')::float8, 0) * interval '1 second',
+    nullif(spec -> 'limits', 'null'), spec ->> 'key'
+  )
+  returning j.id into follow_up;
+  perform pg_notify('tasuki_job', (spec ->> 'queue') || ' 0');
+  return follow_up;
 end
 $$;
 
@@ -508,6 +687,46 @@ CREATE FUNCTION tasuki.missing_partitions(days integer) RETURNS TABLE(parent tex
   order by d.day, p.parent
 $$;
 
+CREATE FUNCTION tasuki.retry_batch(batch bigint, most integer) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  retried integer;
+begin
+  perform from tasuki.batch as b where b.id = retry_batch.batch for update;
+  with again as (
+    select a.*
+    from tasuki.job_archive as a
+    where
+      a.batch_id = retry_batch.batch
+      and a.status in ('failed', 'canceled')
+      and not exists (select from tasuki.job as r where r.retry_of = a.id and r.batch_id = a.batch_id)
+      and not exists (select from tasuki.job_archive as r where r.retry_of = a.id and r.batch_id = a.batch_id)
+    order by a.id
+    limit retry_batch.most
+  ),
+  inserted as (
+    insert into tasuki.job (queue, handler, payload, priority, max_attempts, scheduled_at, limits, key, batch_id, retry_of)
+    select
+      again.queue, again.handler, again.payload, again.priority, again.max_attempts, clock_timestamp(), again.limits,
+      again.key, again.batch_id, again.id
+    from again
+    returning queue
+  ),
+  told as (
+    select pg_notify('tasuki_job', due.queue || ' 0') from (select distinct i.queue from inserted as i) as due
+  )
+  select count(*) into retried from inserted, (select count(*) from told) as t;
+  if retried > 0 then
+    update tasuki.batch as b
+    set ended_at = null, completed = null, failed = null, canceled = null
+    where b.id = retry_batch.batch;
+  end if;
+  return retried;
+end
+$$;
+
 CREATE TABLE tasuki.attempt (
     job_id bigint NOT NULL,
     lease_no bigint NOT NULL,
@@ -522,6 +741,34 @@ CREATE TABLE tasuki.attempt (
     CONSTRAINT attempt_kind CHECK ((kind = ANY (ARRAY['retry'::text, 'snooze'::text, 'release'::text, 'rescue'::text])))
 )
 PARTITION BY RANGE (ended_at);
+
+CREATE TABLE tasuki.batch (
+    id bigint NOT NULL,
+    name text,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    sealed_at timestamp with time zone,
+    total bigint DEFAULT 0 NOT NULL,
+    on_complete jsonb,
+    on_success jsonb,
+    on_failure jsonb,
+    fired text[] DEFAULT '{}'::text[] NOT NULL,
+    ended_at timestamp with time zone,
+    completed bigint,
+    failed bigint,
+    canceled bigint,
+    state jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT batch_end CHECK (((ended_at IS NULL) OR (sealed_at IS NOT NULL))),
+    CONSTRAINT batch_name CHECK (((length(name) >= 1) AND (length(name) <= 200)))
+);
+
+ALTER TABLE tasuki.batch ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME tasuki.batch_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE tasuki.checkpoint (
     job_id bigint NOT NULL,
@@ -552,6 +799,14 @@ ALTER TABLE tasuki.command ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+
+CREATE TABLE tasuki.dependency (
+    job_id bigint NOT NULL,
+    needs_id bigint NOT NULL,
+    on_failure text NOT NULL,
+    CONSTRAINT dependency_on_failure CHECK ((on_failure = ANY (ARRAY['cancel'::text, 'run'::text]))),
+    CONSTRAINT dependency_other CHECK ((job_id <> needs_id))
 );
 
 CREATE TABLE tasuki.handler (
@@ -598,6 +853,8 @@ CREATE TABLE tasuki.job (
     is_counted boolean DEFAULT false NOT NULL,
     schedule text,
     retry_of bigint,
+    batch_id bigint,
+    has_dependents boolean DEFAULT false NOT NULL,
     CONSTRAINT job_attempt CHECK (((attempt >= 0) AND (max_attempts >= 1) AND ((attempt < max_attempts) OR ((status = 'running'::text) AND (attempt = max_attempts))))),
     CONSTRAINT job_crashes CHECK (((crashes >= 0) AND (crashes <= attempt))),
     CONSTRAINT job_handler_name CHECK (((length(handler) >= 1) AND (length(handler) <= 200))),
@@ -642,6 +899,7 @@ CREATE TABLE tasuki.job_archive (
     key text,
     unique_key text,
     retry_of bigint,
+    batch_id bigint,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -671,6 +929,7 @@ CREATE TABLE tasuki.job_archive_completed (
     key text,
     unique_key text,
     retry_of bigint,
+    batch_id bigint,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -700,6 +959,7 @@ CREATE TABLE tasuki.job_archive_failed (
     key text,
     unique_key text,
     retry_of bigint,
+    batch_id bigint,
     CONSTRAINT job_archive_attempt CHECK (((attempt >= 0) AND (attempt <= max_attempts))),
     CONSTRAINT job_archive_result CHECK (((status = 'completed'::text) OR (result IS NULL)))
 )
@@ -818,11 +1078,17 @@ ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_complete
 
 ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_failed FOR VALUES IN ('failed', 'canceled');
 
+ALTER TABLE ONLY tasuki.batch
+    ADD CONSTRAINT batch_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY tasuki.checkpoint
     ADD CONSTRAINT checkpoint_pkey PRIMARY KEY (job_id);
 
 ALTER TABLE ONLY tasuki.command
     ADD CONSTRAINT command_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tasuki.dependency
+    ADD CONSTRAINT dependency_pkey PRIMARY KEY (needs_id, job_id);
 
 ALTER TABLE ONLY tasuki.handler
     ADD CONSTRAINT handler_pkey PRIMARY KEY (name);
@@ -853,7 +1119,17 @@ ALTER TABLE ONLY tasuki.upkeep
 
 CREATE INDEX attempt_job ON ONLY tasuki.attempt USING btree (job_id, lease_no);
 
+CREATE INDEX batch_by_name ON tasuki.batch USING btree (name, id) WHERE (name IS NOT NULL);
+
+CREATE INDEX batch_open ON tasuki.batch USING btree (id) WHERE (ended_at IS NULL);
+
 CREATE INDEX command_owner ON tasuki.command USING btree (owner) WHERE (reply IS NULL);
+
+CREATE INDEX dependency_job ON tasuki.dependency USING btree (job_id);
+
+CREATE INDEX job_archive_batch ON ONLY tasuki.job_archive USING btree (batch_id, id) WHERE (batch_id IS NOT NULL);
+
+CREATE INDEX job_archive_completed_batch_id_id_idx ON ONLY tasuki.job_archive_completed USING btree (batch_id, id) WHERE (batch_id IS NOT NULL);
 
 CREATE INDEX job_archive_id ON ONLY tasuki.job_archive USING btree (id);
 
@@ -863,9 +1139,13 @@ CREATE INDEX job_archive_retry_of ON ONLY tasuki.job_archive USING btree (retry_
 
 CREATE INDEX job_archive_completed_retry_of_idx ON ONLY tasuki.job_archive_completed USING btree (retry_of) WHERE (retry_of IS NOT NULL);
 
+CREATE INDEX job_archive_failed_batch_id_id_idx ON ONLY tasuki.job_archive_failed USING btree (batch_id, id) WHERE (batch_id IS NOT NULL);
+
 CREATE INDEX job_archive_failed_id_idx ON ONLY tasuki.job_archive_failed USING btree (id);
 
 CREATE INDEX job_archive_failed_retry_of_idx ON ONLY tasuki.job_archive_failed USING btree (retry_of) WHERE (retry_of IS NOT NULL);
+
+CREATE INDEX job_batch ON tasuki.job USING btree (batch_id) WHERE (batch_id IS NOT NULL);
 
 CREATE INDEX job_counted ON tasuki.job USING btree (queue, key) WHERE ((status = 'running'::text) AND is_counted);
 
@@ -883,15 +1163,23 @@ CREATE INDEX job_schedule ON tasuki.job USING btree (schedule) WHERE (schedule I
 
 CREATE INDEX unique_key_expired ON tasuki.unique_key USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 
+ALTER INDEX tasuki.job_archive_batch ATTACH PARTITION tasuki.job_archive_completed_batch_id_id_idx;
+
 ALTER INDEX tasuki.job_archive_id ATTACH PARTITION tasuki.job_archive_completed_id_idx;
 
 ALTER INDEX tasuki.job_archive_retry_of ATTACH PARTITION tasuki.job_archive_completed_retry_of_idx;
+
+ALTER INDEX tasuki.job_archive_batch ATTACH PARTITION tasuki.job_archive_failed_batch_id_id_idx;
 
 ALTER INDEX tasuki.job_archive_id ATTACH PARTITION tasuki.job_archive_failed_id_idx;
 
 ALTER INDEX tasuki.job_archive_retry_of ATTACH PARTITION tasuki.job_archive_failed_retry_of_idx;
 
 CREATE TRIGGER follow_failure AFTER INSERT ON tasuki.job_archive_failed FOR EACH ROW WHEN ((new.status = 'failed'::text)) EXECUTE FUNCTION tasuki.follow_failure();
+
+CREATE TRIGGER job_forget_dependencies AFTER DELETE ON tasuki.job FOR EACH ROW WHEN ((old.held_by = 'dependency'::text)) EXECUTE FUNCTION tasuki.forget_dependencies();
+
+CREATE TRIGGER job_free_dependents AFTER DELETE ON tasuki.job FOR EACH ROW WHEN (old.has_dependents) EXECUTE FUNCTION tasuki.free_dependents();
 
 CREATE TRIGGER job_free_key_deleted AFTER DELETE ON tasuki.job FOR EACH ROW WHEN ((old.is_counted AND (old.status = 'running'::text))) EXECUTE FUNCTION tasuki.free_key();
 

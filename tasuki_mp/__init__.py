@@ -12,6 +12,7 @@ from tasuki_mp.backoff import Backoff
 from tasuki_mp.child.context import Context
 from tasuki_mp.errors import (
     AppImportError,
+    BatchError,
     CheckpointError,
     ConfigError,
     ConflictError,
@@ -31,7 +32,9 @@ from tasuki_mp.outcome import Cancel, Retry, Snooze
 from tasuki_mp.version import __version__
 
 if TYPE_CHECKING:
+    from tasuki_mp.batching import AsyncBatch, Batch
     from tasuki_mp.client import AsyncClient, AsyncJobHandle, Client, JobHandle
+    from tasuki_mp.store.batches import BatchStatus
     from tasuki_mp.store.change import Changed
     from tasuki_mp.store.copying import IdRanges
     from tasuki_mp.store.queues import Queue
@@ -39,9 +42,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AppImportError",
+    "AsyncBatch",
     "AsyncClient",
     "AsyncJobHandle",
     "Backoff",
+    "Batch",
+    "BatchError",
+    "BatchStatus",
     "Cancel",
     "Changed",
     "CheckpointError",
@@ -74,6 +81,9 @@ __all__ = [
 ]
 
 _LATER = {
+    "AsyncBatch": "tasuki_mp.batching",
+    "Batch": "tasuki_mp.batching",
+    "BatchStatus": "tasuki_mp.store.batches",
     "AsyncClient": "tasuki_mp.client",
     "AsyncJobHandle": "tasuki_mp.client",
     "Changed": "tasuki_mp.store.change",

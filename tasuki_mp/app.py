@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     # What a child imports is paid for by every job: the client, and psycopg with it, waits for the first enqueue.
     import psycopg
 
+    from tasuki_mp.batching import Batch
     from tasuki_mp.client import Client, JobHandle
     from tasuki_mp.store.copying import IdRanges
     from tasuki_mp.store.produce import CancelVerdict
@@ -164,6 +165,11 @@ class Tasuki(Steering):
         """
         self._refuse_in_handler(conn)
         return self.client.enqueue_many(jobs, conn)
+
+    def enqueue_batch(self, jobs: Iterable[Job], conn: psycopg.Connection[Any] | None = None, **options: Any) -> Batch:
+        """Enqueue jobs together under an id, with counts and follow-up jobs; see `Client.enqueue_batch`."""
+        self._refuse_in_handler(conn)
+        return self.client.enqueue_batch(jobs, conn, **options)
 
     def cancel(self, *ids: int, conn: psycopg.Connection[Any] | None = None) -> dict[int, CancelVerdict]:
         """Cancel jobs by id; for each what came of it: canceled, requested (it runs), finished, or unknown."""

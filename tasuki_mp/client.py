@@ -22,6 +22,8 @@ import psycopg
 import psycopg_pool
 from psycopg import errors as pg
 
+from tasuki_mp import batching
+from tasuki_mp.batching import AsyncBatch, Batch, BatchLine
 from tasuki_mp.errors import DatabaseError
 from tasuki_mp.job import Job, State, row_of
 from tasuki_mp.steering import AsyncSteering, Steering
@@ -42,10 +44,12 @@ AsyncConnection = psycopg.AsyncConnection[Any]
 class JobHandle:
     """A job that was enqueued."""
 
-    __slots__ = ("_client", "id", "is_new")
+    __slots__ = ("_client", "followers", "id", "is_new")
 
-    def __init__(self, job_id: int, client: Client, *, is_new: bool = True) -> None:
+    def __init__(self, job_id: int, client: Client, *, is_new: bool = True, followers: Iterable[int] = ()) -> None:
         self.id = job_id
+        self.followers = tuple(JobHandle(follower, client) for follower in followers)
+        """The jobs that were enqueued to run after it."""
         self.is_new = is_new
         """False: its unique key was taken, and this is the job that stands."""
         self._client = client
@@ -65,10 +69,12 @@ class JobHandle:
 class AsyncJobHandle:
     """A job that was enqueued, for asyncio."""
 
-    __slots__ = ("_client", "id", "is_new")
+    __slots__ = ("_client", "followers", "id", "is_new")
 
-    def __init__(self, job_id: int, client: AsyncClient, *, is_new: bool = True) -> None:
+    def __init__(self, job_id: int, client: AsyncClient, *, is_new: bool = True, followers: Iterable[int] = ()) -> None:
         self.id = job_id
+        self.followers = tuple(AsyncJobHandle(follower, client) for follower in followers)
+        """The jobs that were enqueued to run after it."""
         self.is_new = is_new
         """False: its unique key was taken, and this is the job that stands."""
         self._client = client
@@ -108,10 +114,14 @@ class Client(Steering):
 
     def enqueue(self, job: Job, conn: Connection | None = None) -> JobHandle:
         """Insert a job; one whose unique key is taken may stand in its place. Raises DatabaseError, ConflictError."""
+        if row_of(job).needs or job.row.followers:
+            with self.connection(conn) as connection:
+                copied = bulk.insert(connection, Intake([job.row]), is_ours=conn is None)
+            return JobHandle(copied.ids[0], self, followers=copied.followers)
         # Inside a transaction, Postgres itself sends equal notifications once.
         is_told = conn is not None or self._told.is_time(job)
         query, parameters = produce.enqueueing(job, is_told=is_told)
-        with self._connection(conn) as connection, explained():
+        with self.connection(conn) as connection, explained():
             row = cursor(connection).execute(query, parameters).fetchone()
         if conn is None and is_told:
             self._told.note(job)
@@ -126,25 +136,66 @@ class Client(Steering):
         intake = Intake(map(row_of, jobs))
         if not intake:
             return IdRanges()
-        with self._connection(conn) as connection:
-            return bulk.insert(connection, intake, is_ours=conn is None)
+        with self.connection(conn) as connection:
+            return bulk.insert(connection, intake, is_ours=conn is None).ids
 
     def cancel(self, ids: Iterable[int], conn: Connection | None = None) -> dict[int, CancelVerdict]:
         """Cancel jobs; for each id what came of it."""
-        with self._connection(conn) as connection, explained():
+        with self.connection(conn) as connection, explained():
             rows = cursor(connection).execute(produce.CANCEL, produce.cancel_parameters(ids)).fetchall()
         return produce.verdicts(rows)
 
     def status(self, job_id: int, conn: Connection | None = None) -> State | None:
         """Where a job stands; None if there is no such job."""
-        with self._connection(conn) as connection, explained():
+        with self.connection(conn) as connection, explained():
             return produce.state(cursor(connection).execute(produce.STATUS, {"id": job_id}).fetchone())
 
     def _drive(self, steps: Steps[T], conn: Connection | None) -> T:
-        with self._connection(conn) as connection, explained():
+        with self.connection(conn) as connection, explained():
             return drive(connection, steps, commits=conn is None)
 
-    def _connection(self, conn: object) -> AbstractContextManager[Connection]:
+    def enqueue_batch(
+        self,
+        jobs: Iterable[Job],
+        conn: Connection | None = None,
+        *,
+        name: str | None = None,
+        on_complete: Job | None = None,
+        on_success: Job | None = None,
+        on_failure: Job | None = None,
+        chunk: int | None = None,
+    ) -> Batch:
+        """Enqueue jobs together, as `enqueue_many` does, under an id with counts and follow-up jobs.
+
+        When the last of them has ended, `on_complete` is enqueued, and `on_success` if all have completed, else
+        `on_failure`; each at most once. With `chunk`, in several transactions of so many jobs: if one fails, those
+        before it are there, and the batch never ends.
+        """
+        follow_ups = {"on_complete": on_complete, "on_success": on_success, "on_failure": on_failure}
+        return batching.create(self, jobs, conn, name=name, chunk=chunk, **follow_ups)
+
+    def batch(self, id: int) -> Batch:
+        """The batch with that id."""
+        return Batch(id, self)
+
+    def batches(self, *, name: str | None = None, before: int | None = None, limit: int = 50) -> list[BatchLine]:
+        """The newest batches, or those of one name, with ids below `before`."""
+        return batching.listed(self, name=name, before=before, limit=limit)
+
+    @contextmanager
+    def listening(self, channel: bytes) -> Iterator[Connection]:
+        """A connection of our own that hears of a channel."""
+        with self.connection(None) as connection:
+            with explained():
+                connection.execute(b"LISTEN " + channel)
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    connection.execute(b"UNLISTEN " + channel)
+
+    def connection(self, conn: object) -> AbstractContextManager[Connection]:
+        """The caller's connection, or one of our own for as long as it is needed."""
         if conn is None:
             return self._own_connection()
         if isinstance(conn, psycopg.Connection):
@@ -189,9 +240,13 @@ class AsyncClient(AsyncSteering):
 
     async def enqueue(self, job: Job, conn: AsyncConnection | None = None) -> AsyncJobHandle:
         """Insert a job; one whose unique key is taken may stand in its place. Raises DatabaseError, ConflictError."""
+        if row_of(job).needs or job.row.followers:
+            async with self.connection(conn) as connection:
+                copied = await bulk.insert_async(connection, Intake([job.row]), is_ours=conn is None)
+            return AsyncJobHandle(copied.ids[0], self, followers=copied.followers)
         is_told = conn is not None or self._told.is_time(job)
         query, parameters = produce.enqueueing(job, is_told=is_told)
-        async with self._connection(conn) as connection:
+        async with self.connection(conn) as connection:
             with explained():
                 row = await (await cursor_async(connection).execute(query, parameters)).fetchone()
         if conn is None and is_told:
@@ -207,29 +262,48 @@ class AsyncClient(AsyncSteering):
         intake = Intake(map(row_of, jobs))
         if not intake:
             return IdRanges()
-        async with self._connection(conn) as connection:
-            return await bulk.insert_async(connection, intake, is_ours=conn is None)
+        async with self.connection(conn) as connection:
+            return (await bulk.insert_async(connection, intake, is_ours=conn is None)).ids
 
     async def cancel(self, ids: Iterable[int], conn: AsyncConnection | None = None) -> dict[int, CancelVerdict]:
         """Cancel jobs; for each id what came of it."""
-        async with self._connection(conn) as connection:
+        async with self.connection(conn) as connection:
             with explained():
                 found = await cursor_async(connection).execute(produce.CANCEL, produce.cancel_parameters(ids))
                 return produce.verdicts(await found.fetchall())
 
     async def status(self, job_id: int, conn: AsyncConnection | None = None) -> State | None:
         """Where a job stands; None if there is no such job."""
-        async with self._connection(conn) as connection:
+        async with self.connection(conn) as connection:
             with explained():
                 found = await cursor_async(connection).execute(produce.STATUS, {"id": job_id})
                 return produce.state(await found.fetchone())
 
     async def _drive(self, steps: Steps[T], conn: AsyncConnection | None) -> T:
-        async with self._connection(conn) as connection:
+        async with self.connection(conn) as connection:
             with explained():
                 return await drive_async(connection, steps, commits=conn is None)
 
-    def _connection(self, conn: object) -> AbstractAsyncContextManager[AsyncConnection]:
+    async def enqueue_batch(
+        self,
+        jobs: Iterable[Job],
+        conn: AsyncConnection | None = None,
+        *,
+        name: str | None = None,
+        on_complete: Job | None = None,
+        on_success: Job | None = None,
+        on_failure: Job | None = None,
+    ) -> AsyncBatch:
+        """Enqueue jobs together under an id with counts and follow-up jobs, as `Client.enqueue_batch` does."""
+        follow_ups = {"on_complete": on_complete, "on_success": on_success, "on_failure": on_failure}
+        return await batching.create_async(self, jobs, conn, name=name, **follow_ups)
+
+    def batch(self, id: int) -> AsyncBatch:
+        """The batch with that id."""
+        return AsyncBatch(id, self)
+
+    def connection(self, conn: object) -> AbstractAsyncContextManager[AsyncConnection]:
+        """The caller's connection, or one of our own for as long as it is needed."""
         if conn is None:
             return self._own_connection()
         if isinstance(conn, psycopg.AsyncConnection):

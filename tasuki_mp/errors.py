@@ -30,6 +30,14 @@ class ConflictError(TasukiError):
         self.job_id = job_id
 
 
+class BatchError(TasukiError):
+    """There is no batch with that id."""
+
+    def __init__(self, batch_id: int) -> None:
+        super().__init__(f"there is no batch {batch_id}")
+        self.batch_id = batch_id
+
+
 class PayloadError(TasukiError):
     """A payload does not fit its handler's signature, or JSON, or the size limit.
 

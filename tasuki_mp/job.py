@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -26,6 +26,8 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,57}$"
 OnConflict = Literal["skip", "replace", "raise"]
 """What happens to a job whose unique key is taken: the one that is there stands; its values are replaced while it is
 pending; that is an error."""
+OnNeedFailed = Literal["cancel", "run"]
+"""What becomes of a job when one that it waits for fails or is canceled: it is canceled too, or runs all the same."""
 LONGEST_KEY: Final = 200
 LONGEST_UNIQUE_KEY: Final = 300
 
@@ -67,6 +69,11 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     """What its queue may limit by."""
     unique: Unique | None = None
+    needs: tuple[int, ...] = ()
+    """Jobs that it waits for."""
+    on_need_failed: OnNeedFailed = "cancel"
+    followers: tuple[JobRow, ...] = ()
+    """Jobs that wait for this one, inserted together with it."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -113,6 +120,30 @@ class Job(msgspec.Struct, frozen=True):
     def key(self, key: str) -> Job:
         """The same job under a key that its queue may limit by, such as a tenant's name (`max_running_per_key`)."""
         return Job(msgspec.structs.replace(self.row, key=_checked_key(key)))
+
+    def depends_on(self, ids: Iterable[int], *, on_failure: OnNeedFailed = "cancel") -> Job:
+        """The same job, to run only when those jobs have ended.
+
+        If one of them fails or is canceled, so is this one, or with `on_failure="run"` it runs all the same. They must
+        have been enqueued by the time this one is.
+        """
+        return self._waiting((*self.row.needs, *ids), on_failure)
+
+    def then(self, other: Job, *, on_failure: OnNeedFailed = "cancel") -> Job:
+        """The same job, with another that is enqueued together with it and runs after it; may be said several times.
+
+        A chain is `a.then(b.then(c))`.
+        """
+        follower = other._waiting(other.row.needs, on_failure).row
+        return Job(msgspec.structs.replace(self.row, followers=(*self.row.followers, follower)))
+
+    def _waiting(self, ids: Iterable[int], on_failure: OnNeedFailed) -> Job:
+        if on_failure not in ("cancel", "run"):
+            raise ValueError(f"on_failure is 'cancel' or 'run', not {on_failure!r}")
+        needs = tuple(sorted(set(ids)))
+        if any(type(need) is not int for need in needs):
+            raise ValueError(f"a job waits for jobs by their ids, not {needs!r:.100}")
+        return Job(msgspec.structs.replace(self.row, needs=needs, on_need_failed=on_failure))
 
     def unique(
         self,

@@ -22,7 +22,7 @@ locked as materialized (
     select
       j.id as job_id, j.owner, j.handler, j.queue, j.payload, j.priority, j.attempt, j.max_attempts, j.crashes,
       j.created_at, j.scheduled_at, j.started_at, j.cancel_requested_at, j.limits, j.key, j.unique_key,
-      j.retry_of
+      j.retry_of, j.batch_id
     from tasuki.job as j
     where j.id = item.id and j.lease_no = item.lease_no and j.owner = %(owner)s
     limit 1
@@ -36,7 +36,7 @@ removed as (
 archived as (
   insert into tasuki.job_archive (
     id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, result, error, usage, output,
-    created_at, scheduled_at, started_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of
+    created_at, scheduled_at, started_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of, batch_id
   )
   select
     id, handler, queue, kind, payload, attempt, max_attempts, crashes + crash, priority,
@@ -48,7 +48,7 @@ archived as (
     end,
     usage::jsonb, nullif(output, ''), created_at, scheduled_at,
     coalesce(ended_at - ran_for * interval '1 second', started_at), ended_at, lease_no, owner, limits,
-    key, unique_key, retry_of
+    key, unique_key, retry_of, batch_id
   from locked
   where job_id is not null and kind in ('completed', 'failed', 'canceled')
 ),
@@ -116,5 +116,11 @@ told as materialized (
     group by queue
   ) as due
 )
-select locked.id, locked.lease_no, locked.kind, locked.job_id is not null as is_applied, (select count(*) from told) as told
+select
+  locked.id,
+  locked.lease_no,
+  locked.kind,
+  locked.job_id is not null as is_applied,
+  case when locked.kind in ('completed', 'failed', 'canceled') then locked.batch_id end as batch_id,
+  (select count(*) from told) as told
 from locked

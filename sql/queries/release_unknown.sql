@@ -4,7 +4,7 @@
 with locked as materialized (
   select
     j.id as job_id, j.owner, j.handler, j.queue, j.payload, j.priority, j.attempt, j.max_attempts, j.crashes,
-    j.created_at, j.scheduled_at, j.cancel_requested_at, j.lease_no, j.limits, j.key, j.unique_key, j.retry_of,
+    j.created_at, j.scheduled_at, j.cancel_requested_at, j.lease_no, j.limits, j.key, j.unique_key, j.retry_of, j.batch_id,
     clock_timestamp() as ended_at
   from tasuki.job as j
   where j.status = 'running' and j.owner = %(owner)s and j.id <> all(%(known)s::bigint[])
@@ -16,12 +16,12 @@ removed as (
 archived as (
   insert into tasuki.job_archive (
     id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error,
-    created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of
+    created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of, batch_id
   )
   select
     job_id, handler, queue, 'canceled', payload, attempt, max_attempts, crashes, priority,
     '{"kind": "canceled", "type": "Canceled", "message": "canceled on request before it was started"}',
-    created_at, scheduled_at, ended_at, lease_no + 1, null, limits, key, unique_key, retry_of
+    created_at, scheduled_at, ended_at, lease_no + 1, null, limits, key, unique_key, retry_of, batch_id
   from locked
   where cancel_requested_at is not null
 ),

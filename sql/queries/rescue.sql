@@ -26,7 +26,7 @@ locked as materialized (
     select
       j.id as job_id, j.owner, j.handler, j.queue, j.payload, j.priority, j.attempt, j.max_attempts, j.crashes,
       j.created_at, j.scheduled_at, j.started_at, j.cancel_requested_at, j.lease_no, j.pid, j.slot, j.limits, j.key, j.unique_key,
-      j.retry_of
+      j.retry_of, j.batch_id
     from tasuki.job as j
     where
       j.status = 'running'
@@ -43,7 +43,7 @@ removed as (
 archived as (
   insert into tasuki.job_archive (
     id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error, usage,
-    created_at, scheduled_at, started_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of
+    created_at, scheduled_at, started_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of, batch_id
   )
   select
     job_id, handler, queue, kind, payload, attempt, max_attempts, crashes, priority,
@@ -52,7 +52,7 @@ archived as (
       'type', case kind when 'canceled' then 'Canceled' else 'Lost' end,
       'message', case kind when 'canceled' then 'canceled on request; ' else '' end || message
     ),
-    usage, created_at, scheduled_at, started_at, ended_at, lease_no + 1, null, limits, key, unique_key, retry_of
+    usage, created_at, scheduled_at, started_at, ended_at, lease_no + 1, null, limits, key, unique_key, retry_of, batch_id
   from locked
   where kind <> 'pending'
 ),

@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow, tuple_row
 
 from tasuki_mp.job import JobRow
 from tasuki_mp.store import copying, produce
-from tasuki_mp.store.copying import Copied, Draw, IdRanges
+from tasuki_mp.store.copying import Copied, Draw, Steps
 
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
@@ -53,9 +53,9 @@ class Intake:
             raise produce.explain(error) from error
 
 
-def insert(connection: Connection, intake: Intake, *, is_ours: bool) -> IdRanges:
-    """Insert all rows; their ids, in their order. Raises DatabaseError, and whatever the rows' maker raises."""
-    copied = Copied()
+def insert(connection: Connection, intake: Intake, *, is_ours: bool, batch_id: int | None = None) -> Copied:
+    """Insert all rows; what came of it. Raises DatabaseError, and whatever the rows' maker raises."""
+    copied = Copied(batch_id)
     # Drawing ids begins the caller's transaction if it has to be begun, so that what follows is a savepoint in it; in
     # autocommit, what follows is a transaction.
     draw = draw_ids(connection, len(intake.first), intake)
@@ -75,7 +75,7 @@ def insert(connection: Connection, intake: Intake, *, is_ours: bool) -> IdRanges
         if copied.tell_parameters:
             with intake.explained():
                 cursor(connection).execute(copying.TELL, copied.tell_parameters)
-    return copied.ids
+    return copied
 
 
 def draw_ids(connection: Connection, count: int, intake: Intake) -> Draw:
@@ -89,13 +89,14 @@ def _copy_in(connection: Connection, copied: Copied, rows: Iterator[JobRow], dra
         with cursor(connection).copy(copying.COPY) as copy:
             for piece in copied.pieces(rows, draw):
                 copy.write(piece)
-        if (parameters := copied.keyed_parameters()) is not None:
-            copied.stood(cursor(connection).execute(produce.ENQUEUE_KEYED, parameters).fetchall())
+        take_steps(connection, copied.rest())
 
 
-async def insert_async(connection: AsyncConnection, intake: Intake, *, is_ours: bool) -> IdRanges:
+async def insert_async(
+    connection: AsyncConnection, intake: Intake, *, is_ours: bool, batch_id: int | None = None
+) -> Copied:
     """The same as `insert`, for asyncio. The event loop gets its turn with every piece that is sent."""
-    copied = Copied()
+    copied = Copied(batch_id)
     draw = await _draw_ids_async(connection, len(intake.first), intake)
     async with transaction_async(connection):
         await _copy_in_async(connection, copied, iter(intake.first), draw, intake)
@@ -113,7 +114,7 @@ async def insert_async(connection: AsyncConnection, intake: Intake, *, is_ours: 
         if copied.tell_parameters:
             with intake.explained():
                 await cursor_async(connection).execute(copying.TELL, copied.tell_parameters)
-    return copied.ids
+    return copied
 
 
 async def _draw_ids_async(connection: AsyncConnection, count: int, intake: Intake) -> Draw:
@@ -130,9 +131,31 @@ async def _copy_in_async(
             for piece in copied.pieces(rows, draw):
                 await copy.write(piece)
                 await asyncio.sleep(0)
-        if (parameters := copied.keyed_parameters()) is not None:
-            reply = await cursor_async(connection).execute(produce.ENQUEUE_KEYED, parameters)
-            copied.stood(await reply.fetchall())
+        await take_steps_async(connection, copied.rest())
+
+
+def take_steps(connection: Connection, steps: Steps) -> None:
+    """Send each statement, and hand back what it returned."""
+    reply: list[tuple[Any, ...]] | None = None
+    while True:
+        try:
+            query, parameters = next(steps) if reply is None else steps.send(reply)
+        except StopIteration:
+            return
+        done = cursor(connection).execute(query, parameters)
+        reply = done.fetchall() if done.description else []
+
+
+async def take_steps_async(connection: AsyncConnection, steps: Steps) -> None:
+    """The same for asyncio."""
+    reply: list[tuple[Any, ...]] | None = None
+    while True:
+        try:
+            query, parameters = next(steps) if reply is None else steps.send(reply)
+        except StopIteration:
+            return
+        done = await cursor_async(connection).execute(query, parameters)
+        reply = await done.fetchall() if done.description else []
 
 
 def cursor(connection: Connection) -> psycopg.Cursor[TupleRow]:

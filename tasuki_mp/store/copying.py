@@ -9,14 +9,16 @@ import bisect
 import itertools
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, overload
+
+import msgspec
 
 from tasuki_mp import sql
 from tasuki_mp.errors import DatabaseError
 from tasuki_mp.job import JobRow
-from tasuki_mp.store import produce
+from tasuki_mp.store import batches, produce
 
 DRAW_IDS: Final = sql.query("draw_ids")
 COPY: Final = sql.query("copy_jobs")
@@ -36,13 +38,18 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_TRAILER: Final = b"\xff\xff"
-_FIELDS: Final = 9  # those that copy_jobs.sql names, in its order: what jobs share, then the id and the payload
+_FIELDS: Final = 10  # those that copy_jobs.sql names, in its order: what jobs share, then the id and the payload
 _DUE: Final = struct.Struct("!hiq")
+_BIGINT: Final = struct.Struct("!iq")
 _TEXT_HEAD: Final = struct.Struct("!i")
 _NUMBERS: Final = struct.Struct("!ihii")
 _JSONB_HEAD: Final = struct.Struct("!iB")
 _JSONB_VERSION: Final = 1
 _ID_AND_PAYLOAD_HEAD: Final = struct.Struct("!iqiB")
+
+
+Steps = Generator[tuple[bytes, dict[str, Any]], list[tuple[Any, ...]], None]
+"""Statements with their parameters, each answered with the rows that it returned."""
 
 
 class IdRanges(Sequence[int]):
@@ -144,7 +151,11 @@ class Draw:
 class Copied:
     """What has been copied so far: which ids, and which queues have to hear of it, since when."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_id: int | None = None) -> None:
+        self.followers: list[int] = []
+        """The ids of jobs that were inserted because others are to be followed by them."""
+        self._batch_id = batch_id
+        self._batch = _TEXT_HEAD.pack(-1) if batch_id is None else _BIGINT.pack(8, batch_id)
         self._ranges: list[range] = []
         self._queues: set[str] = set()
         self._since: datetime | None = None
@@ -154,7 +165,8 @@ class Copied:
     def pieces(self, rows: Iterator[JobRow], draw: Draw) -> Iterator[bytes]:
         """One COPY, piece by piece: of as many rows as there are, or as there are ids.
 
-        Rows with unique keys can't be copied in: they are put aside, and must be inserted before the next COPY.
+        Rows with unique keys, or that wait for others, can't be copied in: they are put aside, and must be inserted
+        before the next COPY; see `rest`.
         """
         parts = [_COPY_HEADER]
         size = count = aside = 0
@@ -164,7 +176,7 @@ class Copied:
         # The ids come first: when they end, no row has been taken that would have none.
         for job_id, row in zip(itertools.chain.from_iterable(draw.ranges), rows, strict=False):
             count += 1
-            if row.unique is not None:
+            if row.unique is not None or row.needs or row.followers:
                 self._keyed.append((job_id, row))
                 aside += len(row.payload)
                 if len(self._keyed) >= CHUNK_JOBS or aside >= CHUNK_BYTES:
@@ -192,20 +204,35 @@ class Copied:
         parts.append(_COPY_TRAILER)
         yield b"".join(parts)
 
-    def keyed_parameters(self) -> dict[str, Any] | None:
-        """The parameters of ENQUEUE_KEYED for the rows that were put aside; None if there are none."""
+    def rest(self) -> Steps:
+        """Statements to send for the rows that were put aside; each is answered with its reply. Raises ConflictError."""
         if not self._keyed:
-            return None
-        ids, rows = zip(*self._keyed, strict=True)
-        self._queues.update(row.queue for row in rows if row.scheduled_at is None and not row.delay)
-        return produce.keyed_parameters(rows, ids, is_told=False)
-
-    def stood(self, reply: Sequence[tuple[Any, ...]]) -> None:
-        """Take in the reply of ENQUEUE_KEYED. Raises ConflictError."""
-        standing = {drawn: produce.standing(row)[0] for (drawn, _), row in zip(self._keyed, reply, strict=True)}
-        ids = (standing.get(drawn, drawn) for drawn in itertools.chain.from_iterable(self._block))
-        self._ranges += IdRanges(range(job_id, job_id + 1) for job_id in ids).ranges
+            return
+        drawn, rows = zip(*self._keyed, strict=True)
         self._keyed = []
+        standing = dict(zip(drawn, (yield from self._insert(drawn, rows)), strict=True))
+        ids = (standing.get(job_id, job_id) for job_id in itertools.chain.from_iterable(self._block))
+        self._ranges += IdRanges(range(job_id, job_id + 1) for job_id in ids).ranges
+
+    def _insert(
+        self, drawn: Sequence[int | None], rows: Sequence[JobRow]
+    ) -> Generator[tuple[bytes, dict[str, Any]], list[tuple[Any, ...]], list[int]]:
+        """Insert rows and whatever follows them; the ids of the jobs that stand for them."""
+        self._queues.update(row.queue for row in rows if row.scheduled_at is None and not row.delay)
+        reply = yield produce.ENQUEUE_KEYED, produce.keyed_parameters(rows, drawn, is_told=False)
+        standing = [produce.standing(answer) for answer in reply]
+        new = [job_id for job_id, is_new in standing if is_new]
+        if new and self._batch_id is not None:
+            yield batches.JOIN, {"id": self._batch_id, "ids": new}
+        for row, (job_id, is_new) in zip(rows, standing, strict=True):
+            if not is_new:
+                continue  # what stands has its own needs and followers
+            if row.needs:
+                yield batches.DEPEND, {"id": job_id, "ids": list(row.needs), "on_failure": row.on_need_failed}
+            if row.followers:
+                followers = [msgspec.structs.replace(each, needs=(*each.needs, job_id)) for each in row.followers]
+                self.followers += yield from self._insert([None] * len(followers), followers)
+        return [job_id for job_id, _ in standing]
 
     def _begin(self, draw: Draw) -> datetime:
         now = draw.now()
@@ -225,6 +252,7 @@ class Copied:
                 _NUMBERS.pack(2, row.priority, 4, row.max_attempts),
                 _jsonb(row.limits.text),
                 _text(row.key),
+                self._batch,
             )
         )
 

@@ -72,6 +72,8 @@ class Finished(NamedTuple):
     lease_no: int
     verdict: Verdict
     kind: SettledKind
+    batch_id: int | None = None
+    """The batch of a job that has ended for good by this."""
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -206,11 +208,13 @@ async def _finish_batch(
     )
     rows = await cursor.fetchall()
     finished = [
-        Finished(job_id, lease_no, "applied", kind) for job_id, lease_no, kind, is_written, _ in rows if is_written
+        Finished(job_id, lease_no, "applied", kind, batch_id)
+        for job_id, lease_no, kind, is_written, batch_id, _ in rows
+        if is_written
     ]
     if len(finished) == len(batch):
         return finished
-    asked = {job_id: kind for job_id, _, kind, is_written, _ in rows if not is_written}
+    asked = {job_id: kind for job_id, _, kind, is_written, _, _ in rows if not is_written}
     left = [item for item in batch if item.id in asked]
     cursor = await conn.execute(
         _VERDICT,

@@ -41,6 +41,7 @@ class Drain:
 
     async def _ask(self) -> None:
         try:
+            await self._flow.closer.sweep()  # a batch that ends now may have a follow-up
             left = await self._link.call(
                 upkeep.drain_left,
                 queues=self._queues,

@@ -28,6 +28,7 @@ from tasuki_mp.outcome import (
 from tasuki_mp.supervisor import clock
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.child import Child, Death, Key
+from tasuki_mp.supervisor.closer import Closer
 from tasuki_mp.supervisor.dispatch import Dispatcher
 from tasuki_mp.supervisor.estimate import Estimates
 from tasuki_mp.supervisor.heartbeat import Heartbeat, Verdict
@@ -54,6 +55,7 @@ class Flow:
     heartbeat: Heartbeat
     keeper: Keeper
     reaper: Reaper
+    closer: Closer
     leaser: Leaser | None = None
     """None until the first child has said which handlers there are."""
 
@@ -189,6 +191,9 @@ class Flow:
                 lease, _ = running
                 if lease.key in self.book and lease.key not in self.outbox:
                     yield Running(lease, child.state)
+
+    def batches_touched(self, ids: set[int]) -> None:
+        self.closer.touched(ids)
 
     # ── from the supervisor ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -60,6 +60,9 @@ class OutboxEvents(Protocol):
     def lease_over(self, key: Key) -> None:
         """The database has given a final verdict on this lease."""
 
+    def batches_touched(self, ids: set[int]) -> None:
+        """Jobs of these batches have ended for good."""
+
 
 class Outbox:
     """Entries keyed by (id, lease_no), oldest first; bounded by whoever looks at `is_full` before leasing more."""
@@ -159,6 +162,7 @@ class Outbox:
             return
         self._hooks.reach("after_finish_sent")
         self._metrics.finish_took(clock.now() - started)
+        self._events.batches_touched({done.batch_id for done in verdicts if done.batch_id is not None})
         is_any_busy = False
         trim: list[int] = []
         for done in verdicts:

@@ -46,6 +46,7 @@ class Rescuer:
         heartbeat: Heartbeat,
         release_unknown: Callable[[], Awaitable[int]],
         look_everywhere: Callable[[], None],
+        sweep: Callable[[], Awaitable[None]],
         hooks: Hooks,
     ) -> None:
         self._link = link
@@ -53,6 +54,7 @@ class Rescuer:
         self._heartbeat = heartbeat
         self._release_unknown = release_unknown
         self._look_everywhere = look_everywhere
+        self._sweep = sweep
         self._hooks = hooks
         self._held_at = float("-inf")
         self._partitions_at = clock.now()
@@ -88,6 +90,7 @@ class Rescuer:
         if returned := await self._release_unknown():
             logs.event(logging.INFO, "unknown leases given back", jobs=returned)
             self._look_everywhere()
+        await self._sweep()
         now = clock.now()
         if now - self._held_at >= HOLD_EVERY:
             self._held_at = now

@@ -30,6 +30,7 @@ from tasuki_mp.store import upkeep
 from tasuki_mp.supervisor import clock, identity, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
+from tasuki_mp.supervisor.closer import Closer
 from tasuki_mp.supervisor.drain import Drain
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
@@ -164,6 +165,7 @@ class Supervisor:
             hooks=self._hooks,
         )
         flow.keeper = Keeper(finish_link, owner=me.owner, running=flow.saying)
+        flow.closer = Closer(upkeep_link)
         self._leaser = leaser = flow.leaser = Leaser(
             lease_link,
             owner=me.owner,
@@ -181,6 +183,7 @@ class Supervisor:
             heartbeat=flow.heartbeat,
             release_unknown=leaser.release_unknown,
             look_everywhere=leaser.look_everywhere,
+            sweep=flow.closer.sweep,
             hooks=self._hooks,
         )
         listener = Listener(config.dsn, owner=me.owner, events=self)
@@ -207,6 +210,7 @@ class Supervisor:
         flow.heartbeat.start(self._failed)
         tasks.watch(leaser.start(), self._failed)
         tasks.watch(rescuer.start(), self._failed)
+        tasks.watch(flow.closer.start(), self._failed)
         if config.notify:
             tasks.watch(listener.start(), self._failed)
         ticker = asyncio.create_task(self._tick_for_ever(), name="ticker")
@@ -233,6 +237,7 @@ class Supervisor:
         is_flushed = await flow.outbox.drained(FLUSH_FOR)
         await tasks.end(ticker)
         await flow.outbox.stop()
+        await flow.closer.stop()
         await flow.heartbeat.stop()
         await self._say_goodbye(me, is_flushed=is_flushed)
         for link in (lease_link, finish_link, upkeep_link):

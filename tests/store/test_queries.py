@@ -100,6 +100,12 @@ SAMPLES: dict[str, Any] = {
     "payloads": ["{}", "{}"],
     "unique_for": [None, 3.0],
     "unique_keys": ["u", None],
+    "behind": 0,
+    "is_sealed": True,
+    "on_complete": None,
+    "on_failure": None,
+    "on_success": None,
+    "state": "{}",
     "version": "1",
     "ends_ats": [None, None],
     "is_paused": True,
@@ -119,6 +125,7 @@ SAMPLES: dict[str, Any] = {
 }
 """A value for each parameter, by name; what means different things in different files is in `SPECIAL`."""
 SPECIAL: dict[str, dict[str, Any]] = {
+    "depend": {"id": 1, "ids": [], "on_failure": "run"},
     "enqueue_keyed": {
         "ids": [None, None],
         "priorities": [2, 2],
