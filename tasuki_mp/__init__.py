@@ -13,6 +13,7 @@ from tasuki_mp.child.context import Context
 from tasuki_mp.errors import (
     AppImportError,
     BatchError,
+    Canceled,
     CheckpointError,
     ConfigError,
     ConflictError,
@@ -23,6 +24,7 @@ from tasuki_mp.errors import (
     PayloadError,
     ResultError,
     SchemaError,
+    SoftTimeout,
     TasukiError,
     UnknownHandlerError,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "BatchError",
     "BatchStatus",
     "Cancel",
+    "Canceled",
     "Changed",
     "CheckpointError",
     "Client",
@@ -73,6 +76,7 @@ __all__ = [
     "Retry",
     "SchemaError",
     "Snooze",
+    "SoftTimeout",
     "State",
     "Tasuki",
     "TasukiError",

@@ -1,6 +1,6 @@
-"""Every error that tasuki-mp raises, in one tree under `TasukiError`.
+"""Every error that tasuki-mp raises, in one tree under `TasukiError`, and what it raises in handlers to interrupt them.
 
-Each carries its facts as attributes, and its text says what to do next.
+Each error carries its facts as attributes, and its text says what to do next.
 """
 
 from __future__ import annotations
@@ -94,3 +94,19 @@ class AppImportError(TasukiError):
         super().__init__(f"the application {app!r} could not be imported:\n{traceback.rstrip()}")
         self.app = app
         self.traceback = traceback
+
+
+# ── raised in handlers ────────────────────────────────────────────────────────────────────────────────────────────────
+# Not Exceptions: an `except Exception` around each step of a long loop would swallow them, and the loop would go on.
+
+
+class SoftTimeout(BaseException):
+    """Raised in a handler, wherever it is, when its `soft_timeout` has passed: come to an end."""
+
+
+class Canceled(BaseException):
+    """Raised in a handler, wherever it is, when somebody asked to cancel its job: come to an end.
+
+    A handler may also raise it by itself where `ctx.should_stop` is true. After a cancel the job is canceled; at a
+    shutdown it is given back without having used an attempt.
+    """

@@ -12,7 +12,7 @@ import msgspec
 
 from tasuki_mp.backoff import MAX_DELAY, Backoff
 from tasuki_mp.job import DEFAULT_MAX_CRASHES
-from tasuki_mp.limits import NONE, Change, Limits, parse_change
+from tasuki_mp.limits import MAX_SECONDS, NONE, Change, Limits, parse_change
 
 Seconds = float
 
@@ -124,6 +124,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     type: str
     message: str
     traceback: str = ""
+    stack: str = ""
+    """What its threads were doing when it exceeded a limit of time."""
     signal: str = ""
     """Such as `SIGSEGV`; empty when the process was not killed by a signal."""
     exit_code: int | None = None
@@ -317,13 +319,25 @@ def _changed(rule: Rule, own: Limits, declared: Limits, memory_most: int | None)
     if rule.memory is None and rule.timeout is None:
         return own
     now = own.over(declared)
-    memory, timeout = own.memory, own.timeout
+    memory = own.memory
     if rule.memory is not None and (more := rule.memory.of(now.memory)) is not None:
         memory = int(more)
         if memory_most is not None and memory > memory_most:
             if now.memory is not None and now.memory >= memory_most:
                 return None
             memory = memory_most
-    if rule.timeout is not None:
-        timeout = rule.timeout.of(now.timeout)
-    return msgspec.structs.replace(own, memory=memory, timeout=timeout)
+    if rule.timeout is None:
+        return msgspec.structs.replace(own, memory=memory)
+    timeout, soft_timeout = _timeouts(rule.timeout, now)
+    return msgspec.structs.replace(own, memory=memory, timeout=timeout, soft_timeout=soft_timeout)
+
+
+def _timeouts(change: Change, now: Limits) -> tuple[Seconds | None, Seconds | None]:
+    """Both limits of time, changed. The soft one keeps its proportion; where it is alone, it is the one that is meant."""
+    if now.timeout is None and now.soft_timeout is not None:
+        return None, min(MAX_SECONDS, change.of(now.soft_timeout) or MAX_SECONDS)
+    timeout = change.of(now.timeout)
+    if timeout is None:
+        return None, None
+    timeout = min(MAX_SECONDS, timeout)
+    return timeout, now.soft_timeout * timeout / now.timeout if now.timeout and now.soft_timeout else None

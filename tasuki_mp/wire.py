@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import os
+import signal
 import socket
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
@@ -35,6 +36,14 @@ PAGE_STOP_JOB: Final = 6  # supervisor: whom STOP_CANCEL and STOP_TIMEOUT mean
 PAGE_STOP_LEASE_NO: Final = 7  # supervisor
 PAGE_INTERRUPTED: Final = 8  # child: the STOP_… bits for which an exception was raised in the running handler
 PAGE_WORDS: Final = 16
+
+SIGNAL_INTERRUPT: Final = getattr(signal, "SIGRTMIN", signal.SIGUSR1) + 10
+"""Sent to a child: look at the page, and raise in the handler what it asks for. A real-time signal, since libraries and
+handlers have uses of their own for SIGUSR1 and SIGUSR2."""
+SIGNAL_DUMP: Final = SIGNAL_INTERRUPT + 1
+"""Sent to a child: write where every thread is into the file of stacks."""
+BACKSTOP_SECONDS: Final = 5.0
+"""After a job's timeout, the kernel kills its process by itself if the supervisor did not."""
 
 StopReason = Literal["cancel", "timeout", "shutdown"]
 STOP_SHUTDOWN: Final = 1
@@ -80,7 +89,7 @@ class HandlerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=3):
-    """Child to supervisor, once, with a pidfd of the child: ready to run jobs, or why not."""
+    """Child to supervisor, once, with its descriptors: ready to run jobs, or why not."""
 
     pid: int
     forkserver_pid: int
@@ -128,12 +137,13 @@ class Keep(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class Descriptors(NamedTuple):
-    """What comes with a hello: a pidfd of the child, its output file, its state file and the bell of that."""
+    """What comes with a hello: a pidfd of the child, its files of output, of state with a bell, and of stacks."""
 
     pidfd: int
     output: int
     state: int
     bell: int
+    stacks: int
 
 
 Buffer = bytes | memoryview

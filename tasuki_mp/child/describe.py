@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -13,6 +14,7 @@ from tasuki_mp.outcome import ErrorInfo, ErrorKind
 MESSAGE_LIMIT: Final = 4 * 1024
 TRACEBACK_LIMIT: Final = 32 * 1024
 _LONGEST_LINE: Final = 2 * 1024
+_INTERRUPTS: Final = str(Path(__file__).with_name("interrupts.py"))
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -76,6 +78,10 @@ def _traceback(error: BaseException) -> str:
     try:
         report = traceback.TracebackException(
             type(error), error, _below_ours(error.__traceback__), limit=-100, compact=True, max_group_width=8
+        )
+        # How an interrupt came into the handler is of as little use as how the handler was called.
+        report.stack = traceback.StackSummary.from_list(
+            [frame for frame in report.stack if frame.filename != _INTERRUPTS]
         )
         lines = report.format()
         return "".join(clip(line, _LONGEST_LINE) for line in lines)

@@ -6,7 +6,6 @@ job frames come in on one socket, outcome frames go out on another, and a page o
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
 import socket
@@ -18,9 +17,11 @@ import msgspec
 
 from tasuki_mp import handlers, wire
 from tasuki_mp.child import application, guard
+from tasuki_mp.child.backstop import Backstop
 from tasuki_mp.child.board import Board
 from tasuki_mp.child.context import Context
 from tasuki_mp.child.describe import clip, describe, storable
+from tasuki_mp.child.interrupts import Interrupts
 from tasuki_mp.child.output import Output
 from tasuki_mp.child.resources import Resources
 from tasuki_mp.child.tidy import Tidiness
@@ -95,6 +96,8 @@ class Child:
             error = self._resources.build_eager()
         self._output = Output()
         self._board = Board(self._tell)
+        self._interrupts = Interrupts(line.page)
+        self._backstop = Backstop()
         self._tidiness = Tidiness()
         pidfd = os.pidfd_open(os.getpid())
         hello = wire.Hello(
@@ -106,8 +109,9 @@ class Child:
             import_seconds=app.seconds,
             leftovers=list(app.leftovers),
         )
-        state = self._board.file
-        wire.send_hello(self._outcomes, hello, wire.Descriptors(pidfd, self._output.fd, state.fd, state.bell))
+        state, stacks = self._board.file, self._interrupts.stacks
+        descriptors = wire.Descriptors(pidfd, self._output.fd, state.fd, state.bell, stacks)
+        wire.send_hello(self._outcomes, hello, descriptors)
         os.close(pidfd)
 
     def serve(self) -> None:
@@ -145,10 +149,15 @@ class Child:
         page[wire.PAGE_IN_HANDLER] = 1
         handlers.running_job = f"{job.handler} (job {job.id})"
         handler = self._handlers.get(job.handler)
+        timeout = job.extras.limits.timeout if job.extras is not None else None
+        if timeout is not None:
+            self._backstop.arm(timeout + wire.BACKSTOP_SECONDS)
         try:
             outcome = self._call(handler, job) if handler else _unknown(job.handler)
         except BaseException as error:  # noqa: BLE001  a handler may raise anything, SystemExit and worse included
-            outcome = _raised(handler, job, error)
+            outcome = self._interrupts.outcome(error, job, started) or _raised(handler, job, error)
+        if timeout is not None:
+            self._backstop.disarm()
         handlers.running_job = None
         page[wire.PAGE_IN_HANDLER] = 0
         ended = time.clock_gettime_ns(_CLOCK)
@@ -157,7 +166,7 @@ class Child:
             self._tidiness.rebase()
         output_end = self._output.settle()
         checkpoint = self._board.take((job.id, job.lease_no))
-        retire = self._tidiness.verdict(started_ns=started, ended_ns=ended)
+        retire = self._tidiness.verdict(started_ns=started, ended_ns=ended) or self._interrupts.retire
         used = time.process_time_ns() - cpu
         if checkpoint and isinstance(outcome, Returned):
             checkpoint = ""  # nothing follows that could want it
@@ -188,7 +197,8 @@ class Child:
                     self._resources.build(resource)
                     self._tidiness.spare_processes()
                 arguments[parameter] = self._resources.get(resource)
-        value = asyncio.run(handler.function(**arguments)) if handler.is_async else handler.function(**arguments)
+        enter = self._interrupts.call_async if handler.is_async else self._interrupts.call
+        value = enter(job, handler.function, arguments)
         match value:
             case None:
                 return Returned(None)

@@ -138,11 +138,14 @@ def _ending(label: str, error: str | None, usage: str | None, output: str | None
             yield _field(label, _shortened(error))
         else:
             yield _field(label, escape(f"{kind}: {message}" if message else str(kind), limit=_TEXT_LIMIT))
-            traceback = facts.pop("traceback", "")
+            traceback, stack = facts.pop("traceback", ""), facts.pop("stack", "")
             if facts:
                 yield _PAD + _pairs(facts)
             if traceback:
                 yield text.indent(str(traceback), _PAD)
+            if stack:
+                yield _PAD + "where it was then:"
+                yield text.indent(str(stack), _PAD)
     if usage is not None:
         yield _field("usage", _pairs(_facts(usage)) or _shortened(usage))
     if output:

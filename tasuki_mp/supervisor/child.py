@@ -7,6 +7,7 @@ because multiprocessing's bookkeeping of children must not be entered by two thr
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import multiprocessing
@@ -146,9 +147,12 @@ class Child:
         self.pidfd = -1
         self.output = -1
         self.state: StateReader | None = None
+        self.stacks = -1
         self.inflight: OrderedDict[Key, Lease] = OrderedDict()
         self.jobs_run = 0
         self.is_dead = False
+        self.turn = asyncio.Lock()
+        """Held while its stacks are written down."""
         self.is_slow = False
         """Whether its running job takes so much longer than expected that nothing should wait behind it."""
         self._send_jobs = send_jobs
@@ -158,9 +162,9 @@ class Child:
         self._take = wire.Receiver(take_jobs)
 
     def hello(self, hello: wire.Hello, fds: tuple[int, ...]) -> None:
-        """The child's first frame has come, with its pidfd and its output file."""
+        """The child's first frame has come, with its descriptors."""
         self.pid = hello.pid
-        self.pidfd, self.output, state, bell = fds
+        self.pidfd, self.output, state, bell, self.stacks = fds
         self.state = StateReader(state, bell)
 
     def send(self, lease: Lease, extras: wire.Extras | None) -> bool:
@@ -240,14 +244,18 @@ class Child:
             page[wire.PAGE_STOP_JOB], page[wire.PAGE_STOP_LEASE_NO] = key
         page[wire.PAGE_STOP] |= bit
 
+    def was_interrupted(self, reason: StopReason) -> bool:
+        """Whether an exception was raised for that reason in the running handler; it is once at most for each."""
+        return bool(self._page[wire.PAGE_INTERRUPTED] & _STOP_BITS[reason])
+
     def close(self) -> None:
         """Close every descriptor that the supervisor had for this child."""
         for sock in (self._send_jobs, self._take_jobs, self.outcomes):
             sock.close()
-        for fd in (self.pidfd, self.output):
+        for fd in (self.pidfd, self.output, self.stacks):
             if fd >= 0:
                 os.close(fd)
-        self.pidfd = self.output = -1
+        self.pidfd = self.output = self.stacks = -1
         if self.state is not None:
             self.state.close()
             self.state = None

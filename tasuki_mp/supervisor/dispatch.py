@@ -58,7 +58,14 @@ class Dispatcher:
     """The ready buffer and the slots. `wants()` says how many more jobs should be leased."""
 
     def __init__(
-        self, book: LeaseBook, estimates: Estimates, *, settle: Settle, stale: Callable[[], None], hooks: Hooks
+        self,
+        book: LeaseBook,
+        estimates: Estimates,
+        *,
+        settle: Settle,
+        watch: Callable[[Slot, Child, Lease, Limits], None],
+        stale: Callable[[], None],
+        hooks: Hooks,
     ) -> None:
         self.slots: list[Slot] = []
         self.policies: Mapping[str, Policy] = {}
@@ -70,6 +77,7 @@ class Dispatcher:
         self._book = book
         self._estimates = estimates
         self._settle = settle
+        self._watch = watch
         self._stale = stale
         self._hooks = hooks
         self._ready: deque[tuple[Lease, float]] = deque()
@@ -181,9 +189,12 @@ class Dispatcher:
                 self._stale()  # dispatched again once a heartbeat has got through
                 break
             self._hooks.reach("before_dispatch")
-            if slot.child is None or not slot.child.send(lease, self._extras(lease)):
+            extras = self._extras(lease)
+            if slot.child is None or not slot.child.send(lease, extras):
                 break
             self._ready.popleft()
+            if extras is not None:
+                self._watch(slot, slot.child, lease, extras.limits)
             if slot.reserved_for == lease.id:
                 slot.reserved_for = None
             if big is not None:

@@ -15,7 +15,6 @@ from tasuki_mp import logs, wire
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import NONE, Limits, Reach, read_limits
 from tasuki_mp.outcome import (
-    CancelObeyed,
     ErrorInfo,
     ErrorKind,
     Interrupted,
@@ -29,6 +28,7 @@ from tasuki_mp.supervisor import clock
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.child import Child, Death, Key
 from tasuki_mp.supervisor.closer import Closer
+from tasuki_mp.supervisor.deadlines import Deadlines
 from tasuki_mp.supervisor.dispatch import Dispatcher
 from tasuki_mp.supervisor.estimate import Estimates
 from tasuki_mp.supervisor.heartbeat import Heartbeat, Verdict
@@ -39,12 +39,11 @@ from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.outbox import Entry, Outbox
 from tasuki_mp.supervisor.reaper import Reaper
 from tasuki_mp.supervisor.slot import Slot
+from tasuki_mp.supervisor.stopping import Stopping
 from tasuki_mp.supervisor.usage import usage_json
 
 TRUST_MARGIN = 1.0
 """Seconds before a lease's end when it is no longer trusted."""
-BETWEEN_JOBS = 0.02
-"""Seconds until a child that could not be killed because it was between two jobs is looked at again."""
 _DEFAULT_POLICY = Policy()
 
 
@@ -72,14 +71,20 @@ class Flow:
         self.book = LeaseBook(lease_for=lease_for)
         self.estimates = Estimates()
         self.dispatcher = Dispatcher(
-            self.book, self.estimates, settle=self._settle_unrun, stale=self._beat_now, hooks=hooks
+            self.book,
+            self.estimates,
+            settle=self._settle_unrun,
+            watch=self._watch,
+            stale=self._beat_now,
+            hooks=hooks,
         )
+        self.stopping = Stopping(self.dispatcher, settle=self._settle_unrun)
+        self.deadlines = Deadlines(self.stopping)
         self._metrics = metrics
         self._hooks = hooks
         self._on_idle = on_idle
         self._on_hello = on_hello
         self._on_start_failed = on_start_failed
-        self._stopping: set[Key] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # ── from the leaser ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,7 +169,7 @@ class Flow:
         """What the database says of single leases; what has ended meanwhile is decided by finish alone."""
         for key, verdict in news:
             if verdict == "cancel" and key in self.book and key not in self.outbox:
-                self._stop(key, CancelObeyed())
+                self._cancel(key)
             elif verdict == "lost" and key in self.book and key not in self.outbox:
                 logs.event(logging.WARNING, "lease lost", job=key[0], lease_no=key[1])
                 self._metrics.lease_lost()
@@ -175,7 +180,8 @@ class Flow:
 
     def lease_over(self, key: Key) -> None:
         self.book.remove(key)
-        self._stopping.discard(key)
+        self.stopping.ended(key)
+        self.deadlines.forget(key)
         if not self.outbox:
             self._maybe_idle()
 
@@ -206,7 +212,7 @@ class Flow:
                     if self._policy(lease).fence == "kill" and not self.book.is_trusted(
                         key, at=now, margin=TRUST_MARGIN
                     ):
-                        self._stop(key, Interrupted())
+                        self.stopping.kill(key, Interrupted())
 
     def ask_all_to_stop(self) -> None:
         """Let whatever runs know that we are about to end; a handler that asks for it may come to an end by itself."""
@@ -220,10 +226,12 @@ class Flow:
         for slot in self.dispatcher.slots:
             for child in slot.children:
                 for key in list(child.inflight):
-                    self._stop(key, Interrupted())
+                    self.stopping.kill(key, Interrupted())
 
     async def settled(self) -> None:
         """Wait for the small tasks: kills on their way, sweeps."""
+        await self.deadlines.settled()
+        await self.stopping.settled()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -240,31 +248,17 @@ class Flow:
         if self.leaser is not None and self.wants() > 0:
             self.leaser.room()
 
-    def _stop(self, key: Key, outcome: Outcome) -> None:
-        """End this lease's job with that outcome, wherever it is; running, it is killed."""
-        if key in self._stopping:
-            return
-        lease = self.dispatcher.forget(key)
-        if lease is not None:
-            self._settle_unrun(lease, outcome)
-        elif (place := self.dispatcher.child_running(key)) is not None:
-            self._stopping.add(key)
-            self._run(self._stop_running(*place, key, outcome))
-
-    async def _stop_running(self, slot: Slot, child: Child, key: Key, outcome: Outcome) -> None:
-        # Not hit means that it stood between two jobs at that moment: it ends by itself, or is about to begin.
-        while key in child.inflight and not await slot.stop_job(child, key, outcome):
-            await asyncio.sleep(BETWEEN_JOBS)
-        self._stopping.discard(key)
+    def _cancel(self, key: Key) -> None:
+        if (held := self.book.get(key)) is not None:
+            self.stopping.cancel(key, grace=self._policy(held.lease).cancel_grace)
 
     def _drop(self, key: Key) -> None:
         """This lease is not ours any more: stop its job and forget whatever comes of it."""
-        place = self.dispatcher.child_running(key)
-        self.dispatcher.forget(key)
+        self.stopping.drop(key)
         self.book.remove(key)
-        if place is not None and key in place[1].inflight and key not in self._stopping:
-            self._stopping.add(key)
-            self._run(self._stop_running(*place, key, Interrupted()))
+
+    def _watch(self, slot: Slot, child: Child, lease: Lease, limits: Limits) -> None:
+        self.deadlines.dispatched(slot, child, lease, limits)
 
     def _ended(
         self,
@@ -277,7 +271,8 @@ class Flow:
         cpu: float | None,
         checkpoint: str | None,
     ) -> None:
-        self._stopping.discard(lease.key)
+        self.stopping.ended(lease.key)
+        outcome = self.deadlines.ended(lease.key, outcome, ran_for=ran_for)
         self.dispatcher.blocked.discard(lease.id)
         if lease.key not in self.book:
             return  # the lease was lost while it ran: somebody else decides

@@ -18,7 +18,7 @@ from tasuki_mp import logs, wire
 from tasuki_mp.child.describe import storable
 from tasuki_mp.job import Lease
 from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
-from tasuki_mp.supervisor import clock, tasks, tree
+from tasuki_mp.supervisor import clock, signals, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Child, Death, Key
 from tasuki_mp.supervisor.echo import Echo, ShowLine
@@ -272,6 +272,16 @@ class Slot:
         if not is_killed:
             self._verdicts.pop(key, None)
         return is_killed
+
+    def interrupt(self, child: Child) -> None:
+        """Have the running handler look at its page now, where Python can run."""
+        if not child.is_dead and child in self._echoes:
+            signals.interrupt(child)
+
+    async def stack(self, child: Child) -> str:
+        """Where every thread of this child is now. Raises NoStackError."""
+        async with child.turn:
+            return await asyncio.to_thread(signals.stack_of, child)
 
     async def _kill(self, child: Child, reason: str) -> None:
         logs.event(logging.DEBUG, "child is killed", slot=self.index, pid=child.pid, reason=reason)

@@ -54,8 +54,7 @@ def close_standard() -> None:
 def deafen() -> None:
     """Ignore every signal that can be ignored."""
     for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
-        if number < signal.SIGRTMIN:
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def close_all() -> NoReturn:
@@ -102,7 +101,7 @@ _DOES_NOT: dict[str, Callable[..., object]] = {
 }
 
 
-@app.handler(max_attempts=5, backoff=AT_ONCE)
+@app.handler(max_attempts=5, backoff=AT_ONCE, cancel_grace=0.2)
 def puppet(door: str, ctx: Context) -> str:
     """Come to the door and perform: what comes back answers "done" when it is done, what does not says so before."""
     with socket.socket(socket.AF_UNIX) as sock:

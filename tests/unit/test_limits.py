@@ -8,7 +8,7 @@ import pytest
 
 from tasuki_mp import Retry, Tasuki
 from tasuki_mp.errors import HandlerError
-from tasuki_mp.limits import NONE, Change, Limits, limits, parse_change, parse_size, read_limits
+from tasuki_mp.limits import MAX_SECONDS, NONE, Change, Limits, limits, parse_change, parse_size, read_limits
 from tasuki_mp.outcome import AskedRetry, ErrorInfo, ErrorKind, Interrupted, Killed, Policy, Raised, Rule, settle
 
 GIB = 1 << 30
@@ -100,6 +100,23 @@ def test_what_a_handler_asks_for_changes_the_limits_of_its_next_attempt() -> Non
         crashes=0,
     )
     assert (settled.kind, settled.delay, settled.limits) == ("retry", 5.0, Limits(timeout=15))
+
+
+@pytest.mark.parametrize(
+    ("change", "declared", "wanted"),
+    [
+        ("x1.5", Limits(timeout=10, soft_timeout=8), Limits(timeout=15, soft_timeout=12)),
+        (30, Limits(timeout=10, soft_timeout=8), Limits(timeout=30, soft_timeout=24)),
+        ("x2", Limits(soft_timeout=8), Limits(soft_timeout=16)),
+        (30, Limits(soft_timeout=8), Limits(soft_timeout=30)),
+        (30, Limits(), Limits(timeout=30)),
+        ("x1000", Limits(timeout=MAX_SECONDS / 2, soft_timeout=8), Limits(timeout=MAX_SECONDS, soft_timeout=16)),
+    ],
+)
+def test_both_limits_of_time_change_together(change: str | int, declared: Limits, wanted: Limits) -> None:
+    rule = Rule(timeout=parse_change(change, "timeout"))
+    policy = Policy(limits=declared, rules={ErrorKind.TIMEOUT: rule})
+    assert settle(Killed(TIMEOUT), policy, attempt=1, max_attempts=5, crashes=0).limits == wanted
 
 
 def test_a_rule_can_end_the_job_at_the_first_failure_of_its_kind() -> None:

@@ -54,6 +54,10 @@ class FakeSlot:
         self.child = None
 
 
+def _watch(*_: object) -> None:
+    pass
+
+
 class Host:
     """A dispatcher with so many slots, under a clock that the test moves."""
 
@@ -62,7 +66,9 @@ class Host:
         self.given_back: list[int] = []
         self.estimates = Estimates()
         self.book = LeaseBook(lease_for=1e6)
-        self.dispatcher = Dispatcher(self.book, self.estimates, settle=self._settle, stale=lambda: None, hooks=Hooks())
+        self.dispatcher = Dispatcher(
+            self.book, self.estimates, settle=self._settle, watch=_watch, stale=lambda: None, hooks=Hooks()
+        )
         self.dispatcher.slots.extend(cast("Any", self.slots))
 
     def _settle(self, lease: Lease, outcome: object) -> None:

@@ -61,11 +61,11 @@ def test_a_hello_brings_its_descriptors(pair: Pair) -> None:
     here, there = pair
     null = os.open(os.devnull, os.O_RDONLY)
     hello = wire.Hello(pid=1, forkserver_pid=2, handlers=[wire.HandlerInfo(name="a")])
-    wire.send_hello(here, hello, wire.Descriptors(null, null, null, null))
+    wire.send_hello(here, hello, wire.Descriptors(null, null, null, null, null))
     os.close(null)
     received, fds = wire.Receiver(there).from_child()
     assert received == hello
-    assert len(fds) == 4
+    assert len(fds) == 5
     for fd in fds:
         assert os.fstat(fd).st_rdev == os.stat(os.devnull).st_rdev
         os.close(fd)
@@ -74,7 +74,7 @@ def test_a_hello_brings_its_descriptors(pair: Pair) -> None:
 def test_a_hello_that_is_too_large_is_refused_where_it_is_made(pair: Pair) -> None:
     many = [wire.HandlerInfo(name=f"handler {number}") for number in range(5000)]
     with pytest.raises(ValueError, match="handlers make a hello of"):
-        wire.send_hello(pair[0], wire.Hello(pid=1, forkserver_pid=2, handlers=many), wire.Descriptors(0, 0, 0, 0))
+        wire.send_hello(pair[0], wire.Hello(pid=1, forkserver_pid=2, handlers=many), wire.Descriptors(0, 0, 0, 0, 0))
 
 
 @pytest.mark.parametrize("packet", [b"F", b"F\xc1", b"Fnonsense", b"X123", b"L", b"H\x80", wire.pack(job("{}"))])

@@ -1,0 +1,129 @@
+"""Ending running jobs: a canceled one is asked first, what must not go on is killed at once.
+
+Runs on the loop, with a task for each job that is being stopped. Every request is repeated until the job has ended, because
+none may hit another one: a child that stands between two jobs at that moment is let go, and looked at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from tasuki_mp import logs
+from tasuki_mp.job import Lease
+from tasuki_mp.outcome import CancelObeyed, Interrupted, Outcome
+from tasuki_mp.supervisor import clock, tasks
+from tasuki_mp.supervisor.child import Child, Key
+from tasuki_mp.supervisor.dispatch import Dispatcher
+from tasuki_mp.supervisor.slot import Slot
+from tasuki_mp.wire import StopReason
+
+BETWEEN_JOBS: Final = 0.02
+"""Seconds until a child that could not be killed because it was between two jobs is looked at again."""
+FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 1.0
+"""Seconds between two signals to a handler that has not been interrupted yet: it may be building a resource, or in C."""
+
+
+class Stopping:
+    """What is being stopped, and how. `settle` hands on what had not started."""
+
+    def __init__(self, dispatcher: Dispatcher, *, settle: Callable[[Lease, Outcome], None]) -> None:
+        self._dispatcher = dispatcher
+        self._settle = settle
+        self._killing: set[Key] = set()
+        self._canceling: set[Key] = set()
+        self._ends: dict[Key, asyncio.Event] = {}
+        """Set when a job that was asked has ended."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def kill(self, key: Key, outcome: Outcome) -> None:
+        """End this lease's job with that outcome, wherever it is; running, it is killed.
+
+        One that is about to be canceled ends as canceled.
+        """
+        if key in self._killing:
+            return
+        lease = self._dispatcher.forget(key)
+        if lease is not None:
+            self._settle(lease, outcome)
+        elif (place := self._dispatcher.child_running(key)) is not None:
+            self._kill_running(*place, key, outcome)
+
+    def cancel(self, key: Key, *, grace: float) -> None:
+        """Cancel this lease's job: at once if it does not run; else it is asked, and killed after the grace."""
+        if key in self._canceling or key in self._killing:
+            return
+        lease = self._dispatcher.forget(key)
+        if lease is not None:
+            self._settle(lease, CancelObeyed())
+        elif (place := self._dispatcher.child_running(key)) is not None:
+            self._canceling.add(key)
+            self._run(self._cancel_running(*place, key, grace))
+
+    def drop(self, key: Key) -> None:
+        """This lease is not ours any more: take its job out of the line, or kill it."""
+        place = self._dispatcher.child_running(key)
+        self._dispatcher.forget(key)
+        if place is not None and key in place[1].inflight:
+            self._kill_running(*place, key, Interrupted())
+
+    def is_killing(self, key: Key) -> bool:
+        """Whether its end is a matter of milliseconds."""
+        return key in self._killing
+
+    async def ask(self, slot: Slot, child: Child, key: Key, reason: StopReason, *, until: float) -> None:
+        """Ask the job to end and wait for it, until that time by the clock at most.
+
+        `ctx.should_stop` becomes true, and where Python can run, an exception is raised in the handler.
+        """
+        pause = FIRST_PAUSE
+        while key in child.inflight and (rest := until - clock.now()) > 0 and key not in self._killing:
+            child.ask_stop(key, reason)
+            if not child.was_interrupted(reason):
+                slot.interrupt(child)
+            await tasks.wait_at_most(self._ends.setdefault(key, asyncio.Event()), min(pause, rest))
+            pause = min(LONGEST_PAUSE, pause * 1.5)
+
+    def ended(self, key: Key) -> None:
+        """This lease's job has ended, or the lease is over."""
+        if (end := self._ends.pop(key, None)) is not None:
+            end.set()
+        self._killing.discard(key)
+        self._canceling.discard(key)
+
+    async def settled(self) -> None:
+        """Wait until nothing is being stopped."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _cancel_running(self, slot: Slot, child: Child, key: Key, grace: float) -> None:
+        await self.ask(slot, child, key, "cancel", until=clock.now() + grace)
+        if key in child.inflight:
+            self._kill_running(slot, child, key, CancelObeyed())
+
+    def _kill_running(self, slot: Slot, child: Child, key: Key, outcome: Outcome) -> None:
+        if key in self._killing:
+            return
+        self._killing.add(key)
+        if key in self._canceling:
+            outcome = CancelObeyed()
+        self._run(self._kill_until_ended(slot, child, key, outcome))
+
+    async def _kill_until_ended(self, slot: Slot, child: Child, key: Key, outcome: Outcome) -> None:
+        # Not hit means that it stood between two jobs at that moment: it ends by itself, or is about to begin.
+        while key in child.inflight and not await slot.stop_job(child, key, outcome):
+            await asyncio.sleep(BETWEEN_JOBS)
+        self._killing.discard(key)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logs.event(logging.ERROR, "task failed", error=repr(error))

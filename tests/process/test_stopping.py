@@ -1,0 +1,184 @@
+"""Limits of time and cancels, on real children: who is asked, who is interrupted, who is killed, and what is recorded."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from tests.support import invariants, jobs
+from tests.support.hooked import Supervised
+from tests.support.postgres import Postgres
+from tests.support.waiting import wait_until
+
+Conn = psycopg.Connection[Any]
+APP = "tests.support.stubborn:app"
+
+
+@pytest.fixture(scope="module")
+def dsn(postgres: Postgres, template: str) -> Iterator[str]:
+    """One database for all tests here."""
+    with postgres.database(template) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def conn(dsn: str) -> Iterator[Conn]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+        invariants.check(connection)
+
+
+@pytest.fixture(scope="module")
+def supervised(dsn: str, conn: Conn) -> Iterator[Supervised]:
+    with Supervised(dsn, "--poll", "20ms", app=APP, procs=2) as program:
+        program.started()
+        yield program
+        assert program.stop() == 0
+        assert {event["event"] for event in program.rest() if event["level"] == "error"} <= {"job failed"}
+
+
+def add(conn: Conn, handler: str, how: str, *, limits: dict[str, float] | None = None, max_attempts: int = 1) -> int:
+    more = {} if limits is None else {"limits": Jsonb(limits)}
+    return jobs.add(conn, handler=handler, payload={"how": how}, max_attempts=max_attempts, **more)
+
+
+def running(conn: Conn, handler: str, how: str) -> int:
+    job_id = add(conn, handler, how)
+    wait_until(lambda: jobs.status(conn, job_id) == "running", f"job {job_id} running")
+    return job_id
+
+
+def error_of(conn: Conn, job_id: int) -> dict[str, Any]:
+    row = jobs.wait_final(conn, job_id)
+    assert row["status"] == "failed", row
+    error: dict[str, Any] = row["error"]
+    return error
+
+
+# ── soft timeout ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("handler", "how"),
+    [
+        *[("go_on", how) for how in ("spin", "shrug off", "sleep", "loop")],
+        *[("go_on_async", how) for how in ("await", "spin", "gather")],
+    ],
+)
+def test_at_the_soft_timeout_the_handler_is_interrupted(
+    supervised: Supervised, conn: Conn, handler: str, how: str
+) -> None:
+    error = error_of(conn, add(conn, handler, how, limits={"soft_timeout": 0.2}))
+
+    assert (error["kind"], error["type"]) == ("timeout", "tasuki_mp.errors.SoftTimeout")
+    assert "its soft timeout is 0.2 s" in error["message"]
+    assert f"in {handler}" in error["traceback"]
+    assert "interrupts.py" not in error["traceback"]
+    assert "Current thread" in error["stack"]
+
+
+def test_a_task_that_keeps_the_loop_from_turning_is_interrupted_itself(supervised: Supervised, conn: Conn) -> None:
+    error = error_of(conn, add(conn, "go_on_async", "spin in a task", limits={"soft_timeout": 0.2}))
+
+    assert (error["kind"], error["type"]) == ("timeout", "BaseExceptionGroup")
+    assert "in _spin" in error["stack"]
+
+
+@pytest.mark.parametrize("handler", ["go_on", "go_on_async"])
+def test_a_handler_that_tidies_up_in_time_has_returned(supervised: Supervised, conn: Conn, handler: str) -> None:
+    row = jobs.wait_final(conn, add(conn, handler, "tidy up", limits={"soft_timeout": 0.2}))
+
+    assert row["status"] == "completed"
+    assert row["result"]["ended by"] == "SoftTimeout"
+
+
+def test_an_error_that_comes_of_it_is_a_timeout_too(supervised: Supervised, conn: Conn) -> None:
+    error = error_of(conn, add(conn, "go_on", "fail", limits={"soft_timeout": 0.2}))
+
+    assert (error["kind"], error["type"]) == ("timeout", "RuntimeError")
+    assert "its soft timeout is 0.2 s; then RuntimeError: half done" in error["message"]
+
+
+def test_an_interrupted_child_runs_no_other_job(supervised: Supervised, conn: Conn) -> None:
+    pid = jobs.wait_final(conn, add(conn, "go_on", "tidy up", limits={"soft_timeout": 0.1}))["usage"]["pid"]
+
+    ids = [jobs.add(conn, handler="quick") for _ in range(8)]
+
+    assert pid not in {jobs.wait_final(conn, job_id)["usage"]["pid"] for job_id in ids}
+
+
+def test_a_retry_may_have_more_time(supervised: Supervised, conn: Conn) -> None:
+    job_id = add(conn, "go_on", "sleep", limits={"soft_timeout": 0.2, "timeout": 60}, max_attempts=2)
+
+    error = error_of(conn, job_id)
+
+    assert [attempt["error"]["kind"] for attempt in jobs.history(conn, job_id)] == ["timeout"]
+    assert "its soft timeout is 0.2 s" in error["message"]
+
+
+# ── timeout ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("handler", "how"), [("go_on", "burn"), ("withstand", "spin"), ("withstand", "burn"), ("go_on_async", "await")]
+)
+@pytest.mark.parametrize("soft", [None, 0.2])
+def test_at_the_timeout_it_is_killed_and_its_stack_is_recorded(
+    supervised: Supervised, conn: Conn, handler: str, how: str, soft: float | None
+) -> None:
+    if how == "await" and soft:
+        pytest.skip("ends at the soft one")
+    limits = {"timeout": 0.5} if soft is None else {"timeout": 0.5, "soft_timeout": soft}
+    error = error_of(conn, add(conn, handler, how, limits=limits))
+
+    assert (error["kind"], error["type"]) == ("timeout", "TimedOut")
+    assert "its timeout is 0.5 s" in error["message"]
+    assert float(error["message"].split()[2]) >= 0.5
+    assert ("in burn" if how == "burn" else "in select" if how == "await" else "in spin") in error["stack"]
+
+
+def test_a_stopped_child_is_killed_all_the_same(supervised: Supervised, conn: Conn) -> None:
+    job_id = add(conn, "go_on", "spin", limits={"timeout": 3.0})
+    pid = wait_until(lambda: (jobs.live(conn, job_id) or {}).get("pid"), "its row says where it runs")
+    os.kill(pid, signal.SIGSTOP)
+
+    error = error_of(conn, job_id)
+
+    assert error["kind"] == "timeout"
+    assert "stopped" in error["stack"]
+
+
+# ── cancel ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("handler", "how"),
+    [
+        *[("go_on", how) for how in ("spin", "shrug off", "sleep", "loop", "watch")],
+        *[("go_on_async", how) for how in ("await", "spin", "gather")],
+        *[("withstand", how) for how in ("spin", "burn")],
+        *[("unasked", how) for how in ("spin", "burn")],
+    ],
+)
+def test_a_running_job_is_canceled(supervised: Supervised, conn: Conn, handler: str, how: str) -> None:
+    job_id = running(conn, handler, how)
+
+    assert jobs.cancel(conn, job_id) == "requested"
+
+    row = jobs.wait_final(conn, job_id)
+    assert (row["status"], row["error"]["kind"], row["crashes"]) == ("canceled", "canceled", 0)
+
+
+@pytest.mark.parametrize("handler", ["go_on", "go_on_async"])
+def test_what_is_returned_after_a_cancel_counts(supervised: Supervised, conn: Conn, handler: str) -> None:
+    job_id = running(conn, handler, "tidy up")
+    jobs.cancel(conn, job_id)
+
+    row = jobs.wait_final(conn, job_id)
+    assert (row["status"], row["result"]["ended by"]) == ("completed", "Canceled")
