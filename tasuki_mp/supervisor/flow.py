@@ -130,13 +130,14 @@ class Flow:
         self.dispatcher.pump()
         self._has_room()
 
-    def job_finished(self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished) -> None:
+    def job_finished(self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished, output: str) -> None:
         self._hooks.reach("after_result")
         ran_for = (frame.ended_ns - frame.started_ns) / 1e9
         self.estimates.add(lease.handler, ran_for)
         child.is_slow = False
         since_start = clock.now() - frame.started_ns / 1e9
-        self._ended(slot, child, lease, frame.outcome, since_start, ran_for, frame.cpu_ns / 1e9, frame.checkpoint)
+        cpu, left = frame.cpu_ns / 1e9, frame.checkpoint
+        self._ended(slot, child, lease, frame.outcome, since_start, ran_for, cpu, left, output)
 
     def keep_now(self, key: Key) -> None:
         self.keeper.keep_now(key)
@@ -148,8 +149,8 @@ class Flow:
             self.outbox.hurry()
         return self.dispatcher.rest_of(child)
 
-    def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float) -> None:
-        self._ended(slot, child, lease, outcome, ran_for, ran_for, None, _left_by(child, lease))
+    def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float, output: str) -> None:
+        self._ended(slot, child, lease, outcome, ran_for, ran_for, None, _checkpoint_of(child, lease), output)
 
     def jobs_returned(self, leases: list[Lease]) -> None:
         self.dispatcher.put_back(leases)
@@ -270,6 +271,7 @@ class Flow:
         ran_for: float,
         cpu: float | None,
         checkpoint: str | None,
+        output: str,
     ) -> None:
         self.stopping.ended(lease.key)
         outcome = self.deadlines.ended(lease.key, outcome, ran_for=ran_for)
@@ -280,7 +282,8 @@ class Flow:
         settled = self._decide(lease, outcome)
         usage = usage_json(pid=child.pid, slot=slot.index, seconds=ran_for, cpu=cpu, waited=lease.waited)
         self._metrics.job_finished(lease.handler, settled.kind, seconds=ran_for, waited=lease.waited)
-        self.outbox.put(Entry(lease, settled, usage, since_start, clock.now(), _to_keep(lease, checkpoint)))
+        checkpoint = _to_keep(lease, checkpoint)
+        self.outbox.put(Entry(lease, settled, usage, since_start, clock.now(), checkpoint, output))
         _log(lease, settled, slot.index, ran_for)
 
     def _settle_unrun(self, lease: Lease, outcome: Outcome) -> None:
@@ -315,7 +318,7 @@ class Flow:
             logs.event(logging.ERROR, "task failed", error=repr(error))
 
 
-def _left_by(child: Child, lease: Lease) -> str | None:
+def _checkpoint_of(child: Child, lease: Lease) -> str | None:
     """The last checkpoint of a job whose process is dead; empty if it is on record."""
     state = child.state
     if state is None or (last := state.checkpoint(lease.key)) is None:

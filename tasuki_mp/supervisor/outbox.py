@@ -52,6 +52,8 @@ class Entry(msgspec.Struct, frozen=True):
     """CLOCK_BOOTTIME in seconds when the attempt ended."""
     checkpoint: str | None = None
     """What it left for the next attempt; empty if that is on record, None if there is none."""
+    output: str = ""
+    """The end of what it wrote."""
 
 
 class OutboxEvents(Protocol):
@@ -233,4 +235,5 @@ def _item(entry: Entry, now: float) -> FinishItem:
         ran_for=None if entry.started_ago is None else entry.started_ago + now - entry.at,
         lease_age=now - entry.lease.sent_at,
         checkpoint=entry.checkpoint,
+        output=entry.output,
     )

@@ -21,7 +21,7 @@ from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
 from tasuki_mp.supervisor import clock, signals, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Child, Death, Key
-from tasuki_mp.supervisor.echo import Echo, ShowLine
+from tasuki_mp.supervisor.echo import Echo, ShowLine, last_words
 from tasuki_mp.supervisor.hooks import Hooks
 
 DISMISS_FOR: Final = 5.0
@@ -38,8 +38,8 @@ class SlotEvents(Protocol):
     def slot_ready(self, slot: Slot, hello: wire.Hello) -> None:
         """A new child takes jobs now."""
 
-    def job_finished(self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished) -> None:
-        """A handler ended and its child lives."""
+    def job_finished(self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished, output: str) -> None:
+        """A handler ended and its child lives; `output` is what is stored of what it wrote."""
 
     def keep_now(self, key: Key) -> None:
         """A running job waits until its checkpoint is on record."""
@@ -47,7 +47,7 @@ class SlotEvents(Protocol):
     def frames_read(self, child: Child) -> float:
         """Every frame that had come was told. Returns for how many seconds this child need not be listened to."""
 
-    def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float) -> None:
+    def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float, output: str) -> None:
         """The child died, or was killed, while it ran this job."""
 
     def jobs_returned(self, leases: list[Lease]) -> None:
@@ -210,14 +210,14 @@ class Slot:
         if lease is None:
             return  # taken off the child by a lost lease: nobody waits for this outcome
         child.jobs_run += 1
-        self._echoes[child].job_done(lease, frame.output_end)
+        output = self._echoes[child].job_done(lease, frame.output_end)
         if frame.retire and child is self.child:
             self.child = None
             self._events.jobs_returned(child.take_back())
             self.replace(frame.retire)
         if frame.retire:
             self._run(self._see_off(child, 2 * DISMISS_FOR))
-        self._events.job_finished(self, child, lease, frame)
+        self._events.job_finished(self, child, lease, frame, output)
         if child is not self.child and not child.inflight and not frame.retire:
             self._leave(child)
 
@@ -226,11 +226,11 @@ class Slot:
         if child in self._echoes and child not in self._dismissed and not child.is_dead:
             self._run(self._kill(child, reason))
 
-    def peek(self) -> None:
-        """Show what the running job has printed so far."""
+    def peek(self, *, only_floods: bool = False) -> None:
+        """Show what the running job has printed so far, or only if that is very much by now."""
         for child, echo in self._echoes.items():
             running = child.running()
-            if running is not None:
+            if running is not None and (not only_floods or echo.is_flooding):
                 echo.peek(running[0])
 
     # ── taking back, leaving, killing, dying ──────────────────────────────────────────────────────────────────────────
@@ -331,12 +331,13 @@ class Slot:
         death = await self._births.in_process_thread(self._births.nursery.bury, child)
         echo = self._echoes.pop(child)
         report = echo.crash_report()
-        echo.peek(died[0][0] if died else None)
+        output = echo.job_died(died[0][0] if died else None)
         self._dismissed.discard(child)
         for lease, ran_for in died:
             outcome = self._verdicts.pop(lease.key, None)
             was_expected = was_expected or outcome is not None
-            self._events.job_ended(self, child, lease, outcome or Died(_died_of(death, report)), ran_for)
+            outcome = outcome or Died(_died_of(death, report, output))
+            self._events.job_ended(self, child, lease, outcome, ran_for, output)
         self._events.child_died(self, child, death, was_expected=was_expected)
         self._buried.pop(child).set()
         child.close()
@@ -376,12 +377,13 @@ def _kill_if_running(child: Child, key: Key) -> bool:
         os.close(pidfd)
 
 
-def _died_of(death: Death, report: str) -> ErrorInfo:
+def _died_of(death: Death, report: str, output: str) -> ErrorInfo:
     return ErrorInfo(
         kind=ErrorKind.CRASH,
         type="ChildDied",
         message=f"the child process was {death}" if death.signal else f"the child process {death}",
         traceback=storable(report),
+        output=last_words(output, report),
         signal=death.signal,
         exit_code=death.exit_code,
     )

@@ -400,11 +400,12 @@ class Supervisor:
                 self._flow.heartbeat.beat_now()
             self._vitals.ticked_at = now
             self._flow.dispatcher.tick()
-            if now - looked_at >= IDLE_TICK:
+            is_due = now - looked_at >= IDLE_TICK
+            if is_due:
                 looked_at = now
                 self._flow.kill_untrusted()
-                for slot in self._slots:
-                    slot.peek()
+            for slot in self._slots:
+                slot.peek(only_floods=not is_due)
 
 
 async def _twice(call: Callable[[], Awaitable[object]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 
 from tasuki_mp import Backoff, Context, Snooze, Tasuki
 
@@ -19,7 +20,8 @@ AT_ONCE = Backoff(factor=0)
 def steps(door: str, ctx: Context) -> str | Snooze:
     """Obey: "return TEXT", "raise TEXT", "snooze", "exit CODE"; or say "done" after:
 
-    "progress FRACTION NOTE", "checkpoint JSON", "keep JSON" (done when it is on record), "stop?" (done when it should).
+    "progress FRACTION NOTE", "checkpoint JSON", "keep JSON" (done when it is on record), "stop?" (done when it should),
+    "print TEXT" (as Python, as C code and as a subprocess do), "babble" (done before it begins to print for ever).
     """
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(door)
@@ -44,6 +46,14 @@ def steps(door: str, ctx: Context) -> str | Snooze:
                     ctx.checkpoint(json.loads(text))
                 case "keep":
                     ctx.checkpoint(json.loads(text), wait=True)
+                case "print":
+                    print(f"Python: {text}")
+                    os.write(2, f"C: {text}\n".encode())
+                    subprocess.run(["echo", f"subprocess: {text}"], check=True)
+                case "babble":
+                    sock.sendall(b"done\n")
+                    while True:
+                        os.write(1, b"babble " * 10_000 + b"\n")
                 case "stop?":
                     while not ctx.should_stop:
                         os.sched_yield()

@@ -13,7 +13,7 @@ from tasuki_mp.child.tidy import FEW, Leak, has_children
 from tasuki_mp.errors import PayloadError, ResultError
 from tasuki_mp.job import Lease
 from tasuki_mp.outcome import ErrorInfo, ErrorKind
-from tasuki_mp.supervisor.echo import READ_AT_ONCE, Echo
+from tasuki_mp.supervisor.echo import READ_AT_ONCE, STORED, Echo, Piece
 
 
 class TwoArgumentsError(Exception):
@@ -205,3 +205,39 @@ def test_the_stack_of_a_crash_is_found_in_what_came_last(output: int) -> None:
     reader.job_done(job(1), os.fstat(output).st_size)
     os.write(output, b"the next job\n")
     assert reader.crash_report() == ""
+
+
+def test_what_is_stored_of_a_jobs_output_is_its_end_from_a_whole_line_on(output: int) -> None:
+    reader, _ = echo(output)
+    assert reader.job_done(job(1), 0) == ""
+    os.write(output, b"all of it \xff\x00\n")
+    assert reader.job_done(job(2), os.fstat(output).st_size) == "all of it \\xff\\u0000\n"
+    line = "ä".encode() * 500 + b"\n"
+    for _ in range(5000):
+        os.write(output, line)
+        reader.peek(job(3))
+    note, _, rest = reader.job_done(job(3), os.fstat(output).st_size).partition("\n")
+    assert set(rest.splitlines()) == {"ä" * 500}
+    assert note == f"[{len(line) * 5000 - len(rest.encode())} bytes of output left out]"
+    assert STORED - len(line) <= len(rest.encode()) <= STORED
+
+
+def test_output_can_be_asked_for_piece_by_piece_and_no_character_is_cut(output: int) -> None:
+    reader, _ = echo(output)
+    os.write(output, b"before\n")
+    reader.job_done(job(1), os.fstat(output).st_size)
+    os.write(output, "1 €".encode()[:-1])
+    assert reader.piece(0) == Piece(0, 2, "1 ")
+    os.write(output, "€".encode()[-1:] + b"\xff\n")
+    assert reader.piece(2) == Piece(2, 7, "€\\xff\n")
+    assert reader.piece(7) == Piece(7, 7, "")
+    os.write(output, b"x" * 2 * STORED)
+    assert reader.piece(7) == Piece(7 + STORED, 7 + 2 * STORED, "x" * STORED)
+
+
+def test_what_a_child_wrote_before_it_was_ready_is_no_jobs(output: int) -> None:
+    os.write(output, b"eager\n")
+    reader, shown = echo(output)
+    os.write(output, b"mine\n")
+    assert reader.job_done(job(1), os.fstat(output).st_size) == "mine\n"
+    assert shown == [(None, "eager"), (1, "mine")]

@@ -1,0 +1,83 @@
+"""What jobs write is stored with each attempt: all of it or its end, whoever wrote it and however the attempt ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from typing import Any
+
+import psycopg
+
+from tests.support import invariants, jobs
+from tests.support.door import Door
+from tests.support.hooked import Supervised
+from tests.support.waiting import wait_until
+
+Conn = psycopg.Connection[Any]
+APP = "tests.support.steps:app"
+
+
+def add(conn: Conn, door: Door, **columns: Any) -> int:
+    return jobs.add(conn, **{"handler": "steps", "payload": {"door": door.path}, **columns})
+
+
+def written(text: str) -> str:
+    return f"Python: {text}\nC: {text}\nsubprocess: {text}\n"
+
+
+def test_what_each_attempt_wrote_is_stored_with_it(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, "--poll", "50ms", app=APP) as supervised:
+        job_id = add(conn, door)
+        first = door.visitor()
+        first.ask("print one\x01\x1b[31m\ufffd")
+        first.tell("raise no")
+        second = door.visitor()
+        second.tell("raise no")  # silent
+        third = door.visitor()
+        third.ask("print three")
+        third.signal(signal.SIGKILL)
+        fourth = door.visitor()
+        fourth.ask("print four")
+        fourth.tell("return done")
+        assert jobs.wait_final(conn, job_id)["output"] == written("four")
+        outputs = [attempt["output"] for attempt in jobs.history(conn, job_id)]
+        assert outputs == [written("one\x01\x1b[31m\ufffd"), None, written("three")]
+        assert supervised.stop() == 0
+    invariants.check(conn, [job_id])
+
+
+def test_a_crash_is_recorded_with_its_stack_and_the_last_words(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, app=APP) as supervised:
+        job_id = add(conn, door, max_attempts=1)
+        visitor = door.visitor()
+        visitor.ask("print last words")
+        visitor.signal(signal.SIGSEGV)
+        row = jobs.wait_final(conn, job_id)
+        error = row["error"]
+        assert (error["kind"], error["signal"], error["output"]) == ("crash", "SIGSEGV", written("last words"))
+        assert error["traceback"].startswith("Fatal Python error: Segmentation fault")
+        assert "in steps" in error["traceback"]
+        assert row["output"].startswith(written("last words")) and "Fatal Python error" in row["output"]
+        assert supervised.stop() == 0
+
+
+def test_a_job_that_never_stops_writing_costs_bounded_memory_and_keeps_its_end(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, app=APP, procs=2) as supervised:
+        babbler, other = add(conn, door, max_attempts=1), add(conn, door)
+        visitors = {visitor.job: visitor for visitor in (door.visitor() for _ in range(2))}
+        out = f"/proc/{visitors[babbler].pid}/fd/1"
+        visitors[babbler].tell("babble")
+        supervised.event("output", job=babbler)
+        # Both go on meanwhile: nobody waits for anybody.
+        wait_until(lambda: os.stat(out).st_size > 256 << 20, "a quarter of a gigabyte of output")
+        assert os.stat(out).st_blocks * 512 < 128 << 20, "what was read is given back"
+        visitors[other].tell("return done")
+        assert jobs.wait_final(conn, other)["status"] == "completed"
+        visitors[babbler].signal(signal.SIGKILL)
+        output = jobs.wait_final(conn, babbler)["output"]
+        note, _, rest = output.partition("\n")
+        left_out = re.fullmatch(r"\[(\d+) bytes of output left out\]", note)
+        assert left_out and int(left_out[1]) > 200 << 20
+        assert len(rest) <= 64 << 10 and rest.count("babble") > 9000
+        assert supervised.stop() == 0
