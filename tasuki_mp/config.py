@@ -44,6 +44,12 @@ class ExitCode(IntEnum):
     """The application can't be imported, or its children can't start."""
     FORCED = 6
     """Stopped by force: not every outcome was written. Those jobs run again."""
+    NOT_COMPLETED = 7
+    """Jobs that were waited for failed, were canceled, or are gone."""
+    TIMEOUT = 8
+    """Jobs that were waited for are not final yet."""
+    LOCKED = 9
+    """Another run holds the lock."""
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,6 +51,20 @@ class PayloadError(TasukiError):
         self.reason = reason
 
 
+class LineError(TasukiError):
+    """A line of a file of jobs can't be used; nothing of its transaction was enqueued. The CLI exits with 2."""
+
+    def __init__(self, source: str, line: int, reason: str) -> None:
+        super().__init__(f"{source}, line {line}: {reason}")
+        self.source = source
+        self.line = line
+        self.reason = reason
+
+
+class LockedError(TasukiError):
+    """Another run holds the lock of that name. The CLI exits with 9."""
+
+
 class ResultError(TasukiError):
     """A handler's return value can't be stored.
 

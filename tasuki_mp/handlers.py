@@ -107,6 +107,12 @@ class Handler(Generic[P, R]):
         return plan.decode(payload)
 
     @property
+    def plan(self) -> signature.Plan:
+        """How the function is called with a payload."""
+        plan, _ = self._settled or self.settle()
+        return plan
+
+    @property
     def injections(self) -> tuple[Injection, ...]:
         """The parameters that are filled in when a job runs, and with what."""
         _, injections = self._settled or self.settle()

@@ -26,6 +26,9 @@ DEFAULT_MAX_TEXT: Final = 1024 * 1024
 
 _NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 """An escaped NUL in JSON text, but not an escaped backslash that stands before `u0000`."""
+_LONGEST_NUMBER: Final = 15_000
+"""Digits of a number in JSON text. Postgres keeps some 16,000 behind the point, its exponent included."""
+_EXPONENT: Final = re.compile(r"[eE][+-]?0*[0-9]{4}")
 _PLAIN_KEY: Final = re.compile(r"[^\W\d]\w*")
 _SPOT: Final = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<kind>key in )?(?P<path>\$.*)`)?$", re.DOTALL)
 _MISSING_FIELD: Final = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
@@ -104,6 +107,39 @@ def encode_result(value: Any, *, limit: int = DEFAULT_MAX_TEXT) -> str | None:
     except FlawError as flaw:
         kind = "ResultTooLarge" if flaw.kind == "size" else "ResultNotSerialisable"
         raise ResultError(kind, f"the value returned, at {flaw.path}: {flaw.reason}") from flaw
+
+
+def check_text(text: bytes, *, limit: int) -> dict[str, Any]:
+    """The object that this JSON text is, if Postgres can store it as a payload. Raises FlawError with the reason."""
+    if len(text) > limit:
+        raise FlawError("size", "$", f"is {len(text):,} bytes of JSON; the limit is {limit:,}")
+    try:
+        value = _decode_object(text)
+    except msgspec.ValidationError as error:
+        path, reason = place(error)
+        raise FlawError("type", path, _NO_OBJECT if path == "$" else reason) from None
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise FlawError("type", "$", f'is no JSON ({_words(error)}); write it like {{"path": "a.png"}}') from None
+    # As in `encode`: what takes long is done only where there is a trace of what it looks for.
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH or _has_nul(text):
+        flaw = find_flaw(value)
+        if flaw is not None:
+            raise flaw
+    if b"e-" in text or b"E-" in text or b"0e" in text or b"0E" in text or len(text) > _LONGEST_NUMBER:
+        _decode_numbers(text)
+    return value
+
+
+def _storable_number(text: str) -> float:
+    if len(text) > _LONGEST_NUMBER or _EXPONENT.search(text):
+        shown = text if len(text) <= 40 else f"{text[:37]}..."
+        raise FlawError("number", "$", f"the number {shown} has more digits than Postgres keeps")
+    return float(text)
+
+
+_NO_OBJECT: Final = 'must be a JSON object of the handler\'s arguments, like {"path": "a.png"}'
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_numbers = msgspec.json.Decoder(float_hook=_storable_number).decode
 
 
 def find_flaw(value: Any) -> FlawError | None:

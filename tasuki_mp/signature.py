@@ -211,6 +211,11 @@ class Plan:
         self.require(text)
         return text.decode()
 
+    @property
+    def kind(self) -> Any:
+        """The type that a payload becomes: a struct, a dataclass or a TypedDict. A field UNSET has its default."""
+        return self._kind
+
     def require(self, text: str | bytes) -> None:
         """Check that `decode` takes this payload. Raises PayloadError."""
         if self._fields is not None:

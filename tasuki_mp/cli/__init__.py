@@ -102,8 +102,10 @@ def exit_code(error: errors.TasukiError) -> ExitCode:
             return ExitCode.DATABASE
         case errors.AppImportError() | errors.HandlerError():
             return ExitCode.APP
-        case errors.ConfigError() | errors.PayloadError() | errors.UnknownHandlerError():
+        case errors.ConfigError() | errors.PayloadError() | errors.UnknownHandlerError() | errors.LineError():
             return ExitCode.USAGE
+        case errors.LockedError():
+            return ExitCode.LOCKED
         case _:
             return ExitCode.FAILED
 

@@ -107,6 +107,11 @@ def json_line(value: object) -> str:
     return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", msgspec.json.encode(value).decode())
 
 
+def one_line(words: str) -> str:
+    """The words on one line, safe for a terminal."""
+    return escape(" ".join(words.split()))
+
+
 def number(value: int) -> str:
     """`1,234`."""
     return f"{value:,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasuki_mp import Client, Job, PayloadError
+from tasuki_mp.payload import FlawError, check_text
 from tests.store.producer_app import anything, typed
 from tests.support.postgres import Postgres
 
@@ -131,3 +133,28 @@ def test_values_of_declared_types_come_back_exactly(own: Conn, **arguments: Any)
         decoded = typed.decode(text)
         assert decoded == arguments
         assert [type(value) for value in decoded.values()] == [type(value) for value in arguments.values()]
+
+
+NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,5})(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,6})?", fullmatch=True) | st.integers(
+    14_000, 17_000
+).map(lambda digits: "0." + "0" * digits + "1")
+TEXTS = (
+    NUMBERS
+    | st.text(st.characters(exclude_categories=[])).map(lambda text: json.dumps(text, ensure_ascii=False))
+    | TEXT.map(json.dumps)
+    | st.sampled_from(
+        ['"\\x"', "nul", "[1,]", "01", "1.", "NaN", '"\n"', "1 2", '{"a":1,}', '"\\ud800\\u0041"', "[" * 70]
+    )
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TEXTS)
+def test_text_that_passes_the_check_is_stored(own: Conn, text: str) -> None:
+    line = f'{{"x":{text}}}'.encode("utf-8", "surrogatepass")
+    try:
+        check_text(line, limit=1 << 20)
+    except FlawError:
+        return
+    (stored,) = own.execute("SELECT convert_from(%b, 'utf8')::jsonb", (line,)).fetchone() or (None,)
+    assert stored is not None
