@@ -108,6 +108,20 @@ class Steering:
         """Let nobody lease from the queue; what runs goes on. False if it was paused before."""
         return self._drive(_pause(queue), conn)
 
+    def limit(
+        self,
+        queue: str,
+        *,
+        max_running: int | None = None,
+        max_running_per_key: int | None = None,
+        conn: psycopg.Connection[Any] | None = None,
+    ) -> None:
+        """Let no more jobs of a queue run at a time in the whole fleet, all together or with the same key.
+
+        Both are set; None is no limit. What runs already counts, and goes on.
+        """
+        self._drive(_limit(queue, max_running, max_running_per_key), conn)
+
     def resume(self, queue: str, *, conn: psycopg.Connection[Any] | None = None) -> bool:
         """Let the queue be leased from again, at once. False if it was not paused."""
         return self._drive(_resume(queue), conn)
@@ -188,6 +202,17 @@ class AsyncSteering:
         """Let nobody lease from the queue; what runs goes on. False if it was paused before."""
         return await self._drive(_pause(queue), conn)
 
+    async def limit(
+        self,
+        queue: str,
+        *,
+        max_running: int | None = None,
+        max_running_per_key: int | None = None,
+        conn: psycopg.AsyncConnection[Any] | None = None,
+    ) -> None:
+        """Let no more jobs of a queue run at a time in the whole fleet, all together or with the same key."""
+        await self._drive(_limit(queue, max_running, max_running_per_key), conn)
+
     async def resume(self, queue: str, *, conn: psycopg.AsyncConnection[Any] | None = None) -> bool:
         """Let the queue be leased from again, at once. False if it was not paused."""
         return await self._drive(_resume(queue), conn)
@@ -267,6 +292,15 @@ def _resume(queue: str) -> Steps[bool]:
     from tasuki_mp.store import queues
 
     return queues.resume(_queue_name(queue))
+
+
+def _limit(queue: str, max_running: int | None, max_running_per_key: int | None) -> Steps[None]:
+    from tasuki_mp.store import queues
+
+    for name, least, value in (("max_running", 0, max_running), ("max_running_per_key", 1, max_running_per_key)):
+        if value is not None and not least <= value < 2**31:
+            raise ValueError(f"{name} is a whole number from {least} on, not {value!r}")
+    return queues.limit(_queue_name(queue), max_running=max_running, max_running_per_key=max_running_per_key)
 
 
 def _queue_name(name: str) -> str:

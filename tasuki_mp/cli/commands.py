@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "move": "tasuki_mp.cli.change:move",
     "reschedule": "tasuki_mp.cli.change:reschedule",
     "queue": "tasuki_mp.cli.queue:queue",
+    "batch": "tasuki_mp.cli.batch:batch",
     "migrate": "tasuki_mp.cli.migrate:migrate",
     "demo": "tasuki_mp.demo.command:demo",
 }

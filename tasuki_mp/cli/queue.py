@@ -1,4 +1,4 @@
-"""`tasuki-mp queue`: list queues, pause and resume them, and say how long their finished jobs are kept."""
+"""`tasuki-mp queue`: list queues, pause, resume and limit them, and say how long their finished jobs are kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAST_KEPT: Final = 60.0
 _name_argument: Final = click.argument("name", metavar="QUEUE")
 
 
-@click.group(short_help="List, pause and resume queues.")
+@click.group(short_help="List, pause, resume and limit queues.")
 def queue() -> None:
     """Look at queues and steer them."""
 
@@ -68,6 +68,40 @@ def resume(dsn: str | None, config_file: Path | None, name: str) -> None:
         say_which(database)
         is_changed = drive(conn, queues.resume(name))
     click.echo(f"{name}: {'resumed' if is_changed else 'was not paused'}")
+
+
+@queue.command()
+@_name_argument
+@click.option("--max-running", type=click.IntRange(0, 2**31 - 1), metavar="N", help="At most so many run at a time.")
+@click.option(
+    "--max-running-per-key",
+    type=click.IntRange(1, 2**31 - 1),
+    metavar="N",
+    help="At most so many with the same key run at a time.",
+)
+@click.option("--none", "is_lifted", is_flag=True, help="No limits any more.")
+@database_options
+def limit(
+    dsn: str | None,
+    config_file: Path | None,
+    name: str,
+    max_running: int | None,
+    max_running_per_key: int | None,
+    is_lifted: bool,
+) -> None:
+    """Limit how many jobs of a queue run at a time in the whole fleet; what is not given is no limit."""
+    queue_name(name, "QUEUE")
+    if is_lifted == (max_running is not None or max_running_per_key is not None):
+        raise ConfigError("say --max-running, --max-running-per-key or both; or --none alone, to lift the limits")
+    with open_connection(dsn, config_file, name="queue") as (database, conn):
+        say_which(database)
+        drive(conn, queues.limit(name, max_running=max_running, max_running_per_key=max_running_per_key))
+    limits = [
+        f"at most {text.number(number)} {what}"
+        for number, what in ((max_running, "run at a time"), (max_running_per_key, "of one key run at a time"))
+        if number is not None
+    ]
+    click.echo(f"{name}: {', '.join(limits) or 'no limits'}")
 
 
 @queue.command()

@@ -13,6 +13,7 @@ from tasuki_mp.store.steps import Step, Steps
 _LOOK: Final = sql.query("look_queues")
 _PAUSE: Final = sql.query("pause_queue")
 _RESUME: Final = sql.query("resume_queue")
+_LIMIT: Final = sql.query("limit_queue")
 _KEEP: Final = sql.query("keep_queue")
 
 
@@ -43,6 +44,11 @@ def pause(queue: str) -> Steps[bool]:
 def resume(queue: str) -> Steps[bool]:
     """Let it be leased from again, at once. False if it was not paused."""
     return bool((yield Step(_RESUME, {"queue": queue})))
+
+
+def limit(queue: str, *, max_running: int | None, max_running_per_key: int | None) -> Steps[None]:
+    """How many of its jobs, and of those with the same key, may run at a time in the whole fleet; None: no limit."""
+    yield Step(_LIMIT, {"queue": queue, "max_running": max_running, "max_running_per_key": max_running_per_key})
 
 
 def keep(queue: str, seconds: float | None) -> Steps[None]:
