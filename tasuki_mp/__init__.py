@@ -21,6 +21,7 @@ from tasuki_mp.errors import (
     EmbeddedError,
     EnqueueInHandlerError,
     HandlerError,
+    MapError,
     PayloadError,
     ResultError,
     SchemaError,
@@ -36,6 +37,7 @@ from tasuki_mp.version import __version__
 if TYPE_CHECKING:
     from tasuki_mp.batching import AsyncBatch, Batch
     from tasuki_mp.client import AsyncClient, AsyncJobHandle, Client, JobHandle
+    from tasuki_mp.mapping import Map
     from tasuki_mp.store.batches import BatchStatus
     from tasuki_mp.store.change import Changed
     from tasuki_mp.store.copying import IdRanges
@@ -70,6 +72,8 @@ __all__ = [
     "JobHandle",
     "JobPage",
     "JobSummary",
+    "Map",
+    "MapError",
     "PayloadError",
     "Queue",
     "ResultError",
@@ -85,6 +89,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "Map": "tasuki_mp.mapping",
     "AsyncBatch": "tasuki_mp.batching",
     "Batch": "tasuki_mp.batching",
     "BatchStatus": "tasuki_mp.store.batches",

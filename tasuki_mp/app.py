@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tasuki_mp.batching import Batch
     from tasuki_mp.client import Client, JobHandle
+    from tasuki_mp.mapping import Map
     from tasuki_mp.store.copying import IdRanges
     from tasuki_mp.store.produce import CancelVerdict
     from tasuki_mp.store.steps import Steps
@@ -170,6 +171,11 @@ class Tasuki(Steering):
         """Enqueue jobs together under an id, with counts and follow-up jobs; see `Client.enqueue_batch`."""
         self._refuse_in_handler(conn)
         return self.client.enqueue_batch(jobs, conn, **options)
+
+    def map(self, handler: Handler[..., Any], items: Iterable[Any] = (), **options: Any) -> Map:
+        """Run a handler over many items as jobs, and iterate over their results; see `Client.map`."""
+        self._refuse_in_handler(None)
+        return self.client.map(handler, items, **options)
 
     def cancel(self, *ids: int, conn: psycopg.Connection[Any] | None = None) -> dict[int, CancelVerdict]:
         """Cancel jobs by id; for each what came of it: canceled, requested (it runs), finished, or unknown."""

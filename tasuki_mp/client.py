@@ -16,7 +16,7 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -37,6 +37,10 @@ from tasuki_mp.store.steps import Steps, drive, drive_async
 __all__ = ["AsyncClient", "AsyncJobHandle", "CancelVerdict", "Client", "IdRanges", "JobHandle"]
 
 T = TypeVar("T")
+if TYPE_CHECKING:
+    from tasuki_mp.handlers import Handler
+    from tasuki_mp.mapping import Map
+
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
 
@@ -173,6 +177,26 @@ class Client(Steering):
         """
         follow_ups = {"on_complete": on_complete, "on_success": on_success, "on_failure": on_failure}
         return batching.create(self, jobs, conn, name=name, chunk=chunk, **follow_ups)
+
+    def map(
+        self,
+        handler: Handler[..., Any],
+        items: Iterable[Any] = (),
+        *,
+        chunk: int | Literal["auto"] = "auto",
+        ordered: bool = True,
+        progress: bool | None = None,
+        id: int | None = None,
+    ) -> Map:
+        """Run a handler over many items as jobs, and iterate over their results, in order or as they come.
+
+        An item is the handler's first argument, or a job of it. `chunk` is how many items a job carries, by default
+        measured. What was enqueued goes on when this program ends; `id=` of an earlier map takes that up again, with the
+        same items if it was interrupted while they were enqueued. Results are JSON values. Raises MapError.
+        """
+        from tasuki_mp.mapping import Map
+
+        return Map(self, handler, items, chunk=chunk, ordered=ordered, progress=progress, id=id)
 
     def batch(self, id: int) -> Batch:
         """The batch with that id."""

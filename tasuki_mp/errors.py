@@ -30,6 +30,14 @@ class ConflictError(TasukiError):
         self.job_id = job_id
 
 
+class MapError(TasukiError):
+    """A map can't give its results: one of its jobs has failed or was canceled. `id` takes it up again."""
+
+    def __init__(self, map_id: int, reason: str) -> None:
+        super().__init__(f"{reason} (map {map_id})")
+        self.id = map_id
+
+
 class BatchError(TasukiError):
     """There is no batch with that id."""
 

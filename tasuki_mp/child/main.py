@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from ctypes import Array, c_uint64
+from functools import partial
 from typing import Any, Final, assert_never
 
 import msgspec
@@ -21,6 +22,7 @@ from tasuki_mp.child.backstop import Backstop
 from tasuki_mp.child.board import Board
 from tasuki_mp.child.context import Context
 from tasuki_mp.child.describe import clip, describe, storable
+from tasuki_mp.child.each import call_each, is_list
 from tasuki_mp.child.interrupts import Interrupts
 from tasuki_mp.child.output import Output
 from tasuki_mp.child.resources import Resources
@@ -178,10 +180,10 @@ class Child:
         return retire
 
     def _call(self, handler: Handler[..., Any], job: wire.RunJob) -> Outcome:
-        arguments = handler.decode(job.payload)
+        injected: dict[str, Any] = {}
         for parameter, resource in handler.injections:
             if resource is None:
-                arguments[parameter] = Context(
+                injected[parameter] = Context(
                     job_id=job.id,
                     lease_no=job.lease_no,
                     handler=job.handler,
@@ -196,9 +198,12 @@ class Child:
                 if not self._resources.is_built(resource):
                     self._resources.build(resource)
                     self._tidiness.spare_processes()
-                arguments[parameter] = self._resources.get(resource)
+                injected[parameter] = self._resources.get(resource)
         enter = self._interrupts.call_async if handler.is_async else self._interrupts.call
-        value = enter(job, handler.function, arguments)
+        if is_list(job.payload):
+            value = call_each(handler, job.payload, injected, partial(enter, job, handler.function))
+        else:
+            value = enter(job, handler.function, {**handler.decode(job.payload), **injected})
         match value:
             case None:
                 return Returned(None)

@@ -22,6 +22,7 @@ LIST: Final = sql.query("list_batches")
 LIVE_IDS: Final = sql.query("batch_live_ids")
 RETRY: Final = sql.query("retry_batch")
 RESULTS: Final = sql.query("batch_results")
+PARTS: Final = sql.query("map_parts")
 DEPEND: Final = sql.query("depend")
 _OPEN: Final = sql.query("open_batches")
 

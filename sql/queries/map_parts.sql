@@ -1,0 +1,13 @@
+-- The jobs of a map in the order of their ids: how many items each has, and which it tries again.
+-- Locks: nothing. Indexes: job_batch, job_archive_batch.
+select parts.id, parts.items, parts.retry_of
+from (
+  select j.id, jsonb_array_length(j.payload) as items, j.retry_of
+  from tasuki.job as j
+  where j.batch_id = %(id)s
+  union all
+  select a.id, jsonb_array_length(a.payload), a.retry_of
+  from tasuki.job_archive as a
+  where a.batch_id = %(id)s
+) as parts
+order by parts.id

@@ -1,0 +1,142 @@
+"""Batches, maps and limits with real supervisors: results in order, follow-ups once, never more at a time than allowed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tasuki_mp import Client, MapError
+from tests.support import jobs
+from tests.support.batched import alone, note, picky, square
+from tests.support.hooked import Supervised, supervisors
+from tests.support.program import Program
+from tests.support.waiting import wait_until
+
+Conn = psycopg.Connection[tuple[Any, ...]]
+APP = "tests.support.batched:app"
+
+
+@pytest.fixture
+def client(dsn: str) -> Iterator[Client]:
+    with Client(dsn) as it:
+        yield it
+
+
+def _command(dsn: str, *arguments: str) -> tuple[int, list[str]]:
+    with Program("-m", "tasuki_mp", *arguments, env={"TASUKI_DSN": dsn}, stderr=subprocess.STDOUT) as program:
+        code = program.wait()
+        return code, program.further_lines()
+
+
+def test_a_map_gives_its_results_in_order_and_cuts_quick_items_into_few_jobs(
+    dsn: str, conn: Conn, client: Client
+) -> None:
+    with Supervised(dsn, app=APP, procs=2) as supervised:
+        supervised.started()
+        assert list(client.map(square, range(3000), progress=False)) == [n * n for n in range(3000)]
+    row = conn.execute("SELECT count(*) FROM tasuki.job_archive WHERE status = 'completed'").fetchone()
+    assert row is not None
+    assert row[0] < 300
+
+
+def test_a_map_in_any_order_and_of_jobs(dsn: str, client: Client) -> None:
+    with Supervised(dsn, app=APP, procs=2) as supervised:
+        supervised.started()
+        results = client.map(square, (square.job(n) for n in range(50)), ordered=False, chunk=7, progress=False)
+        assert sorted(results) == [n * n for n in range(50)]
+        assert list(client.map(square, [], progress=False)) == []
+
+
+def test_a_map_says_which_item_failed_and_goes_on_once_that_is_mended(
+    dsn: str, conn: Conn, client: Client, tmp_path: Path
+) -> None:
+    luck = tmp_path / "luck"
+    with Supervised(dsn, app=APP, env={"MAP_LUCK": str(luck)}) as supervised:
+        supervised.started()
+        mapped = client.map(picky, range(20), chunk=5, progress=False)
+        with pytest.raises(MapError, match=r"items 10 to 14.*failed.*ValueError: thirteen"):
+            list(mapped)
+        luck.touch()
+        assert client.batch(mapped.id).retry_failed() == 1
+        assert list(client.map(picky, id=mapped.id, progress=False)) == list(range(20))
+    row = conn.execute("SELECT error ->> 'traceback' FROM tasuki.job_archive WHERE status = 'failed'").fetchone()
+    assert row is not None
+    assert "in item 3 of the 5" in row[0]
+
+
+def test_an_interrupted_map_is_taken_up_by_its_id(dsn: str, conn: Conn, client: Client) -> None:
+    def interrupted() -> Iterator[int]:
+        yield from range(4000)
+        raise KeyboardInterrupt
+
+    mapped = client.map(square, interrupted(), chunk=2, progress=False)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(mapped)
+    assert f"id={mapped.id}" in caught.value.__notes__[0]
+    enqueued = conn.execute("SELECT sum(jsonb_array_length(payload)) FROM tasuki.job").fetchone()
+    assert enqueued is not None
+    assert 0 < enqueued[0] <= 4000
+    with Supervised(dsn, app=APP, procs=2) as supervised:
+        supervised.started()
+        again = client.map(square, range(4500), chunk=50, id=mapped.id, progress=False)
+        assert list(again) == [n * n for n in range(4500)]
+    with pytest.raises(MapError, match="there is no map"):
+        client.map(picky, id=mapped.id)
+
+
+def test_a_batch_runs_and_its_follow_up_runs_before_the_drain_ends(
+    dsn: str, conn: Conn, client: Client, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    batch = client.enqueue_batch((square.job(n) for n in range(500)), name="b", on_success=note.job(str(notes)))
+    with supervisors(dsn, 2, "--drain", app=APP, procs=2) as both:
+        assert [supervised.wait() for supervised in both] == [0, 0]
+    assert notes.read_text(encoding="utf-8") == "noted\n"
+    code, lines = _command(dsn, "batch", "wait", str(batch.id), "--json")
+    assert code == 0
+    status = json.loads(lines[-1])
+    assert (status["completed"], status["fired"]) == (500, ["complete", "success"])
+
+
+def test_the_commands_for_batches(dsn: str, client: Client) -> None:
+    batch = client.enqueue_batch((square.job(n) for n in range(3)), name="nightly")
+    code, lines = _command(dsn, "batch", "list")
+    assert code == 0
+    assert any("nightly" in line and "open" in line for line in lines)
+    code, lines = _command(dsn, "batch", "wait", str(batch.id), "--timeout", "10ms")
+    assert (code, lines[-1]) == (8, f"tasuki-mp: batch {batch.id} has not ended in time")
+    assert (
+        _command(dsn, "batch", "cancel", str(batch.id))[1][-1] == f"batch {batch.id}: 3 jobs canceled or asked to stop"
+    )
+    code, lines = _command(dsn, "batch", "wait", str(batch.id))
+    assert code == 7
+    assert any(line.split() == ["canceled", "3"] for line in lines)
+    assert _command(dsn, "batch", "retry-failed", str(batch.id))[1][-1] == f"batch {batch.id}: 3 jobs enqueued again"
+    code, lines = _command(dsn, "batch", "show", "999")
+    assert (code, lines[-1]) == (1, "tasuki-mp: there is no batch 999")
+
+
+def test_limits_hold_over_supervisors_and_lifting_them_is_heard_of(
+    dsn: str, conn: Conn, client: Client, tmp_path: Path
+) -> None:
+    assert _command(dsn, "queue", "limit", "limited", "--max-running", "3", "--max-running-per-key", "1")[0] == 0
+    tenants = itertools.cycle("abcde")
+    ids = client.enqueue_many(alone.job(str(tmp_path), t).key(t) for t in itertools.islice(tenants, 100))
+    with supervisors(dsn, 2, "--drain", app=APP, procs=3) as both:
+        assert [supervised.wait() for supervised in both] == [0, 0]
+    ends = conn.execute("SELECT status, count(*), max(attempt) FROM tasuki.job_archive GROUP BY status").fetchall()
+    assert ends == [("completed", len(ids), 1)]
+    assert _command(dsn, "queue", "limit", "limited")[0] == 2
+    client.limit("limited", max_running=0)
+    with Supervised(dsn, app=APP) as supervised:
+        supervised.started()
+        (job_id,) = client.enqueue_many([alone.job(str(tmp_path), "a")])
+        client.limit("limited")
+        wait_until(lambda: jobs.final(conn, job_id), "the end of a job whose queue is open again")
