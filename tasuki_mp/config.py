@@ -72,7 +72,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["text", "json"] = "text"
     notify: bool = True
     migrate: bool = True
-    preload: bool = True
+    preload: tuple[str, ...] | None = ()
+    """Modules that are imported once for all children, before the application; None: not even that is."""
+    slot_env: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(variable, its value in each slot)."""
 
     def __repr__(self) -> str:  # the dsn may hold a password, and reprs end up in logs
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "dsn")
@@ -112,6 +115,12 @@ def run_config(
             "or set TASUKI_APP, or put app into [tool.tasuki-mp] of pyproject.toml"
         )
     values.setdefault("procs", usable_cores())
+    for name, each in values.get("slot_env", ()):
+        if len(each) < values["procs"]:
+            raise ConfigError(
+                f"slot-env: {name} has {len(each)} value{'s' if len(each) > 1 else ''} for {values['procs']} slots; "
+                "give one for each slot, or fewer --procs"
+            )
     values.setdefault("memory_limit", default_limit())
     return RunConfig(dsn=dsn, **values)
 

@@ -68,6 +68,8 @@ class Reach(msgspec.Struct, frozen=True):
     larger: Mapping[str, Limits] = {}
     """What handlers declare that ask for more than there is room for."""
     room: Room = Room()
+    is_whole: bool = True
+    """False while jobs are left out that this host will have room for some other time."""
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -79,10 +81,10 @@ class Reach(msgspec.Struct, frozen=True):
         }
 
 
-def reach(declared: Mapping[str, Limits], room: Room) -> Reach:
+def reach(declared: Mapping[str, Limits], room: Room, *, is_whole: bool = True) -> Reach:
     """Which jobs of these handlers (name → what it declares) fit into the room."""
     larger = {name: asked for name, asked in declared.items() if not room.fits(asked)}
-    return Reach(tuple(sorted(declared.keys() - larger.keys())), larger, room)
+    return Reach(tuple(sorted(declared.keys() - larger.keys())), larger, room, is_whole)
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):

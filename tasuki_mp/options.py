@@ -120,12 +120,17 @@ def _choice(*choices: str) -> Callable[[object], str]:
     return parse
 
 
+_SWITCHES: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
 def _switch(value: object) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.strip().lower() in words:
-        return words[value.strip().lower()]
+    if isinstance(value, str) and value.strip().lower() in _SWITCHES:
+        return _SWITCHES[value.strip().lower()]
     raise ValueError(f"{value!r} must be true or false")
 
 
@@ -133,6 +138,45 @@ def _drain(value: object) -> str | None:
     if isinstance(value, bool):
         return "all" if value else None
     return _choice("all", "due")(value)
+
+
+def parse_modules(value: object) -> tuple[str, ...] | None:
+    """Modules from `"a.b"`, `"a,b.c"` or a list of those; none for true, and None for false, which preloads nothing."""
+    if isinstance(value, bool):
+        return () if value else None
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    names = [name.strip() for item in items if isinstance(item, str) for name in item.split(",")]
+    if len(items) == len(names) == 1 and names[0].lower() in _SWITCHES:
+        return () if _SWITCHES[names[0].lower()] else None
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"{name!r} is no module's name; write package.module, or false to preload nothing")
+    if len(names) < len(items):
+        raise ValueError(f"{value!r} is no list of modules")
+    return tuple(dict.fromkeys(names))
+
+
+def parse_slot_env(value: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(variable, value for each slot) from `"GPU=0,1"`, `"GPU=0,1;2,3"` where values have commas, a list, or a table."""
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    else:
+        texts = list(value) if isinstance(value, list | tuple) else str(value).split()
+        pairs = [(name, given) for name, _, given in (str(text).partition("=") for text in texts)]
+    found: dict[str, tuple[str, ...]] = {}
+    for name, given in pairs:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{name!r} is no variable's name; write NAME=value,value with one value for each slot")
+        if name in found:
+            raise ValueError(f"{name} is given twice")
+        text = str(given)
+        values = [str(each) for each in given] if isinstance(given, list) else text.split(";" if ";" in text else ",")
+        if "" in values or any("\0" in each for each in values):
+            raise ValueError(f"{name}: an empty value; write {name}=value,value with one value for each slot")
+        found[name] = tuple(values)
+    if not found:
+        raise ValueError("no variable is named; write NAME=value,value with one value for each slot")
+    return tuple(found.items())
 
 
 PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
@@ -150,5 +194,6 @@ PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "log-format": _choice("text", "json"),
     "migrate": _switch,
     "notify": _switch,
-    "preload": _switch,
+    "preload": parse_modules,
+    "slot-env": parse_slot_env,
 }

@@ -40,6 +40,8 @@ class AppSpec(msgspec.Struct, frozen=True):
     app: str
     app_dir: str
     is_preloaded: bool = True
+    modules: tuple[str, ...] = ()
+    """Imported before it."""
 
 
 class Application(msgspec.Struct, frozen=True):
@@ -66,6 +68,10 @@ def import_application(spec: AppSpec) -> Application:
     before = _threads_and_sockets()
     started = time.monotonic()
     try:
+        if spec.modules and spec.app_dir not in sys.path:
+            sys.path.insert(0, spec.app_dir)
+        for module in spec.modules:
+            importlib.import_module(module)
         app = load_app(spec.app, spec.app_dir)
         registry = app.registry
         registry.check()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
 from tasuki_mp import payload, wire
 from tasuki_mp.child.board import Board
+from tasuki_mp.child.scratch import Scratch
 from tasuki_mp.errors import CheckpointError
 from tasuki_mp.wire import StopReason
 
@@ -21,6 +23,7 @@ class Page(Protocol):
 
 
 _NO_PAGE: Final[Page] = (0,) * wire.PAGE_WORDS
+_NO_SCRATCH: Final = Scratch("")
 
 
 class Context:
@@ -34,7 +37,9 @@ class Context:
         "_board",
         "_checkpoint",
         "_page",
+        "_scratch",
         "attempt",
+        "cpus",
         "handler",
         "job_id",
         "lease_no",
@@ -54,10 +59,13 @@ class Context:
         page: Page = _NO_PAGE,
         board: Board | None = None,
         checkpoint: str | None = None,
+        scratch: Scratch = _NO_SCRATCH,
+        cpus: int = 1,
     ) -> None:
         self._page = page
         self._board = board
         self._checkpoint = checkpoint
+        self._scratch = scratch
         self.job_id = job_id
         self.lease_no = lease_no
         self.handler = handler
@@ -65,11 +73,18 @@ class Context:
         self.attempt = attempt
         """The ordinal of this run, from 1."""
         self.max_attempts = max_attempts
+        self.cpus = cpus
+        """The units of the host that this job has, and so the threads that it may use."""
 
     @property
     def is_last_attempt(self) -> bool:
         """Whether a failure of this run is final."""
         return self.attempt >= self.max_attempts
+
+    @property
+    def tmpdir(self) -> Path:
+        """A folder of this run alone, made when it is first asked for, and removed when the job ends, however it ends."""
+        return self._scratch.folder(self.job_id, self.lease_no)
 
     @property
     def should_stop(self) -> bool:

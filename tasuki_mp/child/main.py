@@ -6,6 +6,7 @@ job frames come in on one socket, outcome frames go out on another, and a page o
 
 from __future__ import annotations
 
+import contextvars
 import os
 import select
 import socket
@@ -26,6 +27,7 @@ from tasuki_mp.child.each import call_each, is_list
 from tasuki_mp.child.interrupts import Interrupts
 from tasuki_mp.child.output import Output
 from tasuki_mp.child.resources import Resources
+from tasuki_mp.child.scratch import Scratch
 from tasuki_mp.child.tidy import Tidiness
 from tasuki_mp.errors import PayloadError
 from tasuki_mp.handlers import Handler
@@ -49,6 +51,17 @@ _LOST_SUPERVISOR: Final = 70
 """Exit code of a child whose sockets are gone (EX_SOFTWARE)."""
 
 
+class Setting(msgspec.Struct, frozen=True):
+    """What the supervisor arranges for a child, whatever application runs in it."""
+
+    nofile: int
+    """The soft limit of open files that the supervisor had before it raised its own."""
+    scratch: str = ""
+    """The folder below which jobs' private folders are made; empty when there is none."""
+    variables: dict[str, str] = {}
+    """Of its slot, for its environment."""
+
+
 class Line(msgspec.Struct, frozen=True):
     """What a child is given when it is started."""
 
@@ -56,20 +69,20 @@ class Line(msgspec.Struct, frozen=True):
     outcomes: socket.socket
     page: Page
     spec: application.AppSpec
-    nofile: int
-    """The soft limit of open files that the supervisor had before it raised its own."""
+    setting: Setting
 
 
 _line: Line | None = None
 
 
 def initialize(
-    jobs: socket.socket, outcomes: socket.socket, page: Page, spec: application.AppSpec, nofile: int
+    jobs: socket.socket, outcomes: socket.socket, page: Page, spec: application.AppSpec, setting: Setting
 ) -> None:
     """The executor's initializer: the guard first, before any user code can be imported here."""
     global _line  # noqa: PLW0603  an executor's initializer has no other way to hand something to its task
-    guard.protect(nofile=nofile)
-    _line = Line(jobs, outcomes, page, spec, nofile)
+    guard.protect(nofile=setting.nofile)
+    os.environ.update(setting.variables)
+    _line = Line(jobs, outcomes, page, spec, setting)
 
 
 def slot_main() -> None:
@@ -100,6 +113,7 @@ class Child:
         self._board = Board(self._tell)
         self._interrupts = Interrupts(line.page)
         self._backstop = Backstop()
+        self._scratch = Scratch(line.setting.scratch)
         self._tidiness = Tidiness()
         pidfd = os.pidfd_open(os.getpid())
         hello = wire.Hello(
@@ -150,6 +164,7 @@ class Child:
         page[wire.PAGE_LEASE_NO] = job.lease_no
         page[wire.PAGE_IN_HANDLER] = 1
         handlers.running_job = f"{job.handler} (job {job.id})"
+        self._tidiness.before(started)
         handler = self._handlers.get(job.handler)
         timeout = job.extras.limits.timeout if job.extras is not None else None
         if timeout is not None:
@@ -166,6 +181,7 @@ class Child:
         if job.handler not in self._seen:
             self._seen.add(job.handler)
             self._tidiness.rebase()
+        self._scratch.clear()
         output_end = self._output.settle()
         checkpoint = self._board.take((job.id, job.lease_no))
         retire = self._tidiness.verdict(started_ns=started, ended_ns=ended) or self._interrupts.retire
@@ -193,17 +209,21 @@ class Child:
                     page=self._page,
                     board=self._board,
                     checkpoint=job.extras.checkpoint if job.extras is not None else None,
+                    scratch=self._scratch,
+                    cpus=job.extras.limits.cpus or 1 if job.extras is not None else 1,
                 )
             else:
                 if not self._resources.is_built(resource):
                     self._resources.build(resource)
                     self._tidiness.spare_processes()
                 injected[parameter] = self._resources.get(resource)
+        # In a context of its own, so that no context variable is carried into the next job.
+        in_context = contextvars.copy_context().run
         enter = self._interrupts.call_async if handler.is_async else self._interrupts.call
         if is_list(job.payload):
-            value = call_each(handler, job.payload, injected, partial(enter, job, handler.function))
+            value = call_each(handler, job.payload, injected, partial(in_context, enter, job, handler.function))
         else:
-            value = enter(job, handler.function, {**handler.decode(job.payload), **injected})
+            value = in_context(enter, job, handler.function, {**handler.decode(job.payload), **injected})
         match value:
             case None:
                 return Returned(None)

@@ -1,7 +1,8 @@
-"""What a job left behind in its child: processes, threads, descriptors. Any of it may call for a fresh child.
+"""What a job left behind in its child: processes, threads, descriptors, a changed process. Any may call for a fresh child.
 
-Each check costs about as much as it must: left processes are asked for after every job with one system call; threads and
-descriptors, ten times as dear, at most every 100 ms or after a job longer than 10 ms.
+Each check costs about as much as it must: left processes are asked for after every job with one system call, and what is
+cheap to put back is put back then; threads, descriptors, signal handlers and limits, ten times as dear, at most every 100 ms
+or after a job longer than 10 ms.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 import threading
 from typing import Final
+
+from tasuki_mp.child.clean import Baseline
 
 PROBE_EVERY_NS: Final = 100_000_000
 PROBE_AFTER_NS: Final = 10_000_000
@@ -52,14 +55,17 @@ class Tidiness:
     def __init__(self) -> None:
         self._threads = Leak("threads")
         self._descriptors = Leak("file descriptors")
+        self._baseline = Baseline()
         self._last_probe = 0
+        self._last_end = 0
         self._spared = processes_below() if has_children() else frozenset()
         self.is_littered = False
         """Whether a job left processes behind: then this child must not just end, or they would outlive it."""
 
     def spare_processes(self) -> None:
-        """What was just built may keep the processes that it started."""
+        """What was just built may keep the processes that it started, and what it changed in this one."""
         self.rebase()
+        self._baseline.take()
         self._spared = processes_below() if has_children() else frozenset()
 
     def rebase(self) -> None:
@@ -68,17 +74,32 @@ class Tidiness:
         self._descriptors.rebase()
         self._last_probe = 0
 
+    def before(self, started_ns: int) -> None:
+        """A job begins: if the one before it ended a while ago, and was not followed by a probe, make up for that.
+
+        What can't be put back is found again when the job has ended.
+        """
+        if self._last_probe < self._last_end < started_ns - PROBE_EVERY_NS:
+            self._last_probe = started_ns
+            self._baseline.probe()
+
     def verdict(self, *, started_ns: int, ended_ns: int) -> str:
         """Why this child takes no further job, or an empty string."""
+        reason = self._baseline.restore()
+        self._last_end = ended_ns
         if has_children():
             left = processes_below() - self._spared
             if left:
                 self.is_littered = True
                 return f"its job left {len(left)} process{'es' if len(left) > 1 else ''} behind"
-        if ended_ns - self._last_probe < PROBE_EVERY_NS and ended_ns - started_ns < PROBE_AFTER_NS:
-            return ""
+        if reason or (ended_ns - self._last_probe < PROBE_EVERY_NS and ended_ns - started_ns < PROBE_AFTER_NS):
+            return reason
         self._last_probe = ended_ns
-        return self._threads.look(_count_threads()) or self._descriptors.look(_count_descriptors())
+        return (
+            self._baseline.probe()
+            or self._threads.look(_count_threads())
+            or self._descriptors.look(_count_descriptors())
+        )
 
 
 def has_children() -> bool:

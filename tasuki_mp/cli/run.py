@@ -31,7 +31,9 @@ from tasuki_mp.version import __version__
 @click.option("--log-format", metavar="FORMAT", help="text or json.  [text]")
 @click.option("--migrate/--no-migrate", default=None, help="Bring the schema up to date first; else refuse.  [migrate]")
 @click.option("--notify/--no-notify", default=None, help="Listen for and send notifications; else only poll.  [notify]")
-@click.option("--preload/--no-preload", default=None, help="Import the application once for all children.  [preload]")
+@click.option("--preload", multiple=True, metavar="MODULE", help="Import this too once for all children; repeatable.")
+@click.option("--no-preload", is_flag=True, help="Import the application in each child, not once for all.")
+@click.option("--slot-env", multiple=True, metavar="NAME=V,V", help="A variable's value for each slot; repeatable.")
 @database_options
 def run(dsn: str | None, config_file: Path | None, **options: Any) -> int:
     """Run jobs until stopped: one supervisor with a child process for each slot.
@@ -40,7 +42,12 @@ def run(dsn: str | None, config_file: Path | None, **options: Any) -> int:
     Every option can stand in the environment (TASUKI_PROCS), in the file given by --config, or in [tool.tasuki-mp]
     of pyproject.toml.
     """
-    options["queue"] = list(options["queue"]) or None
+    for name in ("queue", "preload", "slot_env"):
+        options[name] = list(options[name]) or None
+    if options.pop("no_preload"):
+        if options["preload"]:
+            raise click.UsageError("--preload and --no-preload exclude each other")
+        options["preload"] = False
     config = run_config(options_by_name(options), dsn="", config_file=config_file)
     with open_database(dsn, config_file) as database:
         click.echo(f"tasuki-mp {__version__}, database {database.description}", err=True)

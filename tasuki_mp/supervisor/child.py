@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.thread import ThreadPoolExecutor
 from multiprocessing.context import ForkServerContext
@@ -29,6 +30,7 @@ import msgspec
 from tasuki_mp import wire
 from tasuki_mp.child import main as child_main
 from tasuki_mp.child.application import SPEC_VARIABLE, AppSpec
+from tasuki_mp.child.main import Setting
 from tasuki_mp.job import Lease
 from tasuki_mp.statefile import StateReader
 from tasuki_mp.wire import StopReason
@@ -63,9 +65,10 @@ class Death(msgspec.Struct, frozen=True):
 class Nursery:
     """Starts and buries children, one step at a time, in a thread of its own."""
 
-    def __init__(self, spec: AppSpec, *, nofile: int) -> None:
+    def __init__(self, spec: AppSpec, setting: Callable[[int], Setting]) -> None:
+        """`setting` says what is arranged for a child of that slot."""
         self.spec = spec
-        self._nofile = nofile
+        self._setting = setting
         if _NO_LEAK_REPORT not in sys.warnoptions:
             # Handed on to the resource tracker. It cleans up after a supervisor that had to leave at once, and would
             # tell the terminal about it as if something were wrong.
@@ -86,7 +89,7 @@ class Nursery:
                 max_workers=1,
                 mp_context=self._context,
                 initializer=child_main.initialize,
-                initargs=(take_jobs, send_outcomes, page, self.spec, self._nofile),
+                initargs=(take_jobs, send_outcomes, page, self.spec, self._setting(slot)),
             )
             os.environ[SPEC_VARIABLE] = msgspec.json.encode(self.spec).decode()
             try:

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
+import msgspec
+
 from tasuki_mp import logs, wire
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import NONE, Limits, Reach, Room, reach, read_limits
@@ -44,8 +46,6 @@ TOO_SLOW: Final = 0.020
 """Seconds beyond twice the expected time after which a running job is in the way of what waits behind it."""
 STUCK: Final = 1.0
 """Seconds that a leased job waits for a slot before it is given back, so that another host can have it."""
-ASIDE: Final = 4
-"""Waiting jobs of several units that don't keep jobs of one unit from being leased for the gaps."""
 
 
 class Settle(Protocol):
@@ -99,11 +99,8 @@ class Dispatcher:
             return 1 if self._units.recalls(now) else 0
         # A slot whose job has been running for long frees nothing soon: what is leased for it would only be given back.
         serving = sum(1 for slot in self.slots if slot.child is not None and not is_long_at_it(slot.child, now))
-        waiting = (
-            len(self._ready)
-            - min(ASIDE, len(self._units.waiting))
-            + sum(max(0, len(slot.child.inflight) - 1) for slot in self.slots if slot.child is not None)
-        )
+        waiting = len(self._ready) - len(self._units.waiting)
+        waiting += sum(max(0, len(slot.child.inflight) - 1) for slot in self.slots if slot.child is not None)
         most = min(READY_MOST, int(READY_BYTES / max(1.0, self._estimates.payload_size)))
         room = room_for_waiting(self._estimates.overall, slots=serving, seconds=READY_SECONDS, most=most)
         wanted = idle + room - waiting
@@ -113,7 +110,18 @@ class Dispatcher:
     @property
     def reach(self) -> Reach:
         """The jobs that this host could run."""
-        return reach({name: policy.limits for name, policy in self.policies.items()}, self.room)
+        return self._reach_in(self.room)
+
+    @property
+    def reach_now(self) -> Reach:
+        """The jobs that are worth leasing now: while one waits for its units, only what may run in the gap."""
+        gap = self._units.gap()
+        if gap is None or gap >= self.room.cpus:
+            return self.reach
+        return self._reach_in(msgspec.structs.replace(self.room, cpus=gap), is_whole=False)
+
+    def _reach_in(self, room: Room, *, is_whole: bool = True) -> Reach:
+        return reach({name: policy.limits for name, policy in self.policies.items()}, room, is_whole=is_whole)
 
     @property
     def is_idle(self) -> bool:

@@ -25,6 +25,7 @@ from tasuki_mp.outcome import (
     settle,
 )
 from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor.attic import Attic
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.child import Child, Death, Key
 from tasuki_mp.supervisor.closer import Closer
@@ -80,6 +81,7 @@ class Flow:
         )
         self.stopping = Stopping(self.dispatcher, settle=self._settle_unrun)
         self.deadlines = Deadlines(self.stopping)
+        self.attic = Attic()
         self._metrics = metrics
         self._hooks = hooks
         self._on_idle = on_idle
@@ -93,7 +95,7 @@ class Flow:
         return 0 if self.outbox.is_full else self.dispatcher.wants()
 
     def reach(self) -> Reach:
-        return self.dispatcher.reach
+        return self.dispatcher.reach_now
 
     def leased(self, leases: list[Lease]) -> None:
         logs.event(logging.DEBUG, "leased", jobs=len(leases))
@@ -159,7 +161,11 @@ class Flow:
         if not was_expected:
             logs.event(logging.WARNING, "child died", slot=slot.index, pid=child.pid, how=str(death))
             self._metrics.child_died(death.signal or "exit")
-        self._run(asyncio.to_thread(self.reaper.sweep))
+        self._run(asyncio.to_thread(self._clear_up_after, child.pid))
+
+    def _clear_up_after(self, pid: int) -> None:
+        self.reaper.sweep()  # first: what is left of it may still be writing
+        self.attic.clear_after(pid)
 
     def start_failed(self, slot: Slot, error: Exception, failures: int) -> None:
         self._on_start_failed(slot, error, failures)

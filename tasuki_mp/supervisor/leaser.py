@@ -45,7 +45,7 @@ class LeaserEvents(Protocol):
         """How many jobs there is room for now."""
 
     def reach(self) -> Reach:
-        """Which jobs there is room for now."""
+        """Which jobs there is room for now. Those that it leaves out for now move no mark."""
 
     def leased(self, leases: list[Lease]) -> None:
         """These jobs are ours now, and in the book."""
@@ -202,42 +202,46 @@ class Leaser:
             for priority in PRIORITIES
         ]
         started = clock.now()
-        leases = await self._link.call(self._lease, entries=entries, limit=wanted)
+        reach = self._events.reach()
+        leases = await self._link.call(self._lease, entries=entries, reach=reach, limit=wanted)
         for queue in self._limited:
             if room := min(wanted - len(leases), quotas[queue]):
-                leases += await self._link.call(self._lease_limited, queue=queue, limit=room)
+                leases += await self._link.call(self._lease_limited, queue=queue, reach=reach, limit=room)
         ended = clock.now()
         self.last_success = ended
         self._metrics.lease_took(ended - started, len(leases))
         if is_full:
             self._marks.full_scan_done(at=ended, took=ended - started)
-        self._marks.took(leases, is_full=is_full)
+        if reach.is_whole:
+            self._marks.took(leases, is_full=is_full)
         if leases:
             self._stride.took(Counter(lease.queue for lease in leases))
             self._hooks.reach("after_lease_commit")
             self._events.leased(leases)
         return leases
 
-    async def _lease(self, connection: Connection, *, entries: list[work.LeaseEntry], limit: int) -> list[Lease]:
+    async def _lease(
+        self, connection: Connection, *, entries: list[work.LeaseEntry], reach: Reach, limit: int
+    ) -> list[Lease]:
         leases = await work.lease(
             connection,
             owner=self._owner,
             lease_for=self._lease_for,
             entries=entries,
-            reach=self._events.reach(),
+            reach=reach,
             limit=limit,
             sent_at=clock.now(),
         )
         return self._take_in(leases)
 
-    async def _lease_limited(self, connection: Connection, *, queue: str, limit: int) -> list[Lease]:
+    async def _lease_limited(self, connection: Connection, *, queue: str, reach: Reach, limit: int) -> list[Lease]:
         return self._take_in(
             await work.lease_limited(
                 connection,
                 owner=self._owner,
                 lease_for=self._lease_for,
                 queue=queue,
-                reach=self._events.reach(),
+                reach=reach,
                 limit=limit,
                 sent_at=clock.now(),
             )

@@ -22,6 +22,7 @@ import psycopg
 
 from tasuki_mp import logs, wire
 from tasuki_mp.child.application import AppSpec
+from tasuki_mp.child.main import Setting
 from tasuki_mp.config import ExitCode, RunConfig
 from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError
 from tasuki_mp.job import Lease
@@ -96,8 +97,11 @@ class Supervisor:
             on_hello=self._hello_came,
             on_start_failed=self._start_failed,
         )
-        spec = AppSpec(config.app, config.app_dir or "", is_preloaded=config.preload)
-        self._nursery = Nursery(spec, nofile=_raise_descriptor_limit(config.procs))
+        spec = AppSpec(
+            config.app, config.app_dir or "", is_preloaded=config.preload is not None, modules=config.preload or ()
+        )
+        self._nofile = _raise_descriptor_limit(config.procs)
+        self._nursery = Nursery(spec, self._setting_of)
         self._births = Births(self._nursery)
         self._slots = self._flow.dispatcher.slots
         self._first_hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
@@ -122,6 +126,9 @@ class Supervisor:
             loop.add_signal_handler(number, self._signalled, number)
         self._output.start()
         self._flow.reaper = Reaper(self._known_pids)
+        self._flow.attic.open()
+        orphans = asyncio.create_task(asyncio.to_thread(self._flow.attic.remove_orphans))
+        tasks.watch(orphans, self._failed)
         try:
             hello = await self._start_first_child()
             if hello is not None:
@@ -131,6 +138,7 @@ class Supervisor:
                 loop.remove_signal_handler(number)
             await asyncio.gather(*(slot.stop() for slot in self._slots))
             await self._births.stop()
+            await asyncio.to_thread(self._flow.attic.close)
             self._nursery.thread.shutdown(wait=False)
             self._output.stop()
         if self._error is not None:
@@ -262,7 +270,8 @@ class Supervisor:
             self._first_hello = asyncio.get_running_loop().create_future()
             hello = await self._hello_of_first()
         if not self._nursery.spec.is_preloaded:
-            self._births.keep_spare = True
+            # A spare fits any slot only if slots are all alike.
+            self._births.keep_spare = not self._config.slot_env
         if hello is not None:
             logs.event(logging.DEBUG, "application imported", seconds=round(hello.import_seconds, 3))
         return hello
@@ -368,6 +377,10 @@ class Supervisor:
     def _hello_came(self, hello: wire.Hello) -> None:
         if not self._first_hello.done():
             self._first_hello.set_result(hello)
+
+    def _setting_of(self, slot: int) -> Setting:
+        variables = {name: values[slot] for name, values in self._config.slot_env}
+        return Setting(self._nofile, self._flow.attic.path, variables)
 
     def _known_pids(self) -> set[int]:
         return {child.pid for slot in self._slots for child in slot.children if child.pid}

@@ -132,6 +132,10 @@ class Units:
         # The fresh one is not among the free ones: it is reserved already.
         return slot if slot is not None and len(free) - (slot in free) >= big.units - 1 else None
 
+    def gap(self) -> int | None:
+        """While a job waits for its units: the largest job that could run beside it, else None."""
+        return max(1, len(self._free())) if self.waiting and self._away_since is None else None
+
     def fresh_slot_for(self, lease: Lease) -> Slot | None:
         """A job that has killed a process runs only in a child that has run nothing yet, and alone."""
         reserved = next((slot for slot in self._slots if slot.reserved_for == lease.id), None)
@@ -166,7 +170,7 @@ class Units:
         if collecting is None:
             return True
         if self._away_since is not None and now - self._away_since > KEPT_FREE:
-            self.collecting = None
+            self.collecting = self._away_since = None
             return True
         if estimate is None or estimate > QUICK:
             return False

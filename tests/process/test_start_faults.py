@@ -81,7 +81,7 @@ def test_an_import_that_fails_now_and_then_costs_no_job_anything(dsn: str, conn:
 
 @pytest.mark.parametrize(
     ("how", "preload"),
-    [("kill", "--preload"), ("exit", "--no-preload"), ("raise", "--preload"), ("raise", "--no-preload")],
+    [("kill", "--preload=json"), ("exit", "--no-preload"), ("raise", "--preload=json"), ("raise", "--no-preload")],
 )
 def test_an_application_whose_import_always_fails_is_given_up(
     dsn: str, conn: Conn, folder: Path, how: str, preload: str

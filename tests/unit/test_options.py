@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasuki_mp.options import parse_address, parse_duration, parse_queues
+from tasuki_mp.options import parse_address, parse_duration, parse_modules, parse_queues, parse_slot_env
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,47 @@ def test_addresses(value: object, address: tuple[str, int]) -> None:
 def test_what_is_no_address(value: object) -> None:
     with pytest.raises(ValueError, match=r"address|brackets"):
         parse_address(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "modules"),
+    [
+        (True, ()),
+        ("true", ()),
+        (False, None),
+        ("off", None),
+        ("a.b", ("a.b",)),
+        (["a", "b.c", "a"], ("a", "b.c")),
+        ("a, b", ("a", "b")),
+    ],
+)
+def test_modules_to_preload(value: object, modules: tuple[str, ...] | None) -> None:
+    assert parse_modules(value) == modules
+
+
+@pytest.mark.parametrize("value", ["", "a b", "a..b", "a:b", "a,", 3, [1], ["a", True], None])
+def test_what_is_no_list_of_modules(value: object) -> None:
+    with pytest.raises(ValueError, match="module"):
+        parse_modules(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "variables"),
+    [
+        ("GPU=0,1", (("GPU", ("0", "1")),)),
+        ("GPU=0,1;2,3", (("GPU", ("0,1", "2,3")),)),
+        ("GPU=0,1 PORT=8000,8001", (("GPU", ("0", "1")), ("PORT", ("8000", "8001")))),
+        (["GPU=0,1", "NAME=a b,c=d"], (("GPU", ("0", "1")), ("NAME", ("a b", "c=d")))),
+        ({"GPU": [0, 1], "PORT": "8000,8001"}, (("GPU", ("0", "1")), ("PORT", ("8000", "8001")))),
+    ],
+)
+def test_variables_of_slots(value: object, variables: object) -> None:
+    assert parse_slot_env(value) == variables
+
+
+@pytest.mark.parametrize(
+    "value", ["", "GPU", "GPU=", "=1", "1A=2", "GPU=0,,1", ["GPU=0", "GPU=1"], [], 7, {}, {"G": [""]}]
+)
+def test_what_are_no_variables_of_slots(value: object) -> None:
+    with pytest.raises(ValueError, match=r"variable|value|twice"):
+        parse_slot_env(value)

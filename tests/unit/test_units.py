@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from tasuki_mp.job import Lease
-from tasuki_mp.outcome import NotStarted
+from tasuki_mp.limits import Room, limits
+from tasuki_mp.outcome import NotStarted, Policy
 from tasuki_mp.supervisor import clock, units
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.dispatch import Dispatcher
@@ -69,6 +70,8 @@ class Host:
         self.dispatcher = Dispatcher(
             self.book, self.estimates, settle=self._settle, watch=_watch, stale=lambda: None, hooks=Hooks()
         )
+        self.dispatcher.room = Room(cpus=procs)
+        self.dispatcher.policies = {f"h{cpus}": Policy(limits=limits(cpus=cpus)) for cpus in (1, 2, 3, 4)}
         self.dispatcher.slots.extend(cast("Any", self.slots))
 
     def _settle(self, lease: Lease, outcome: object) -> None:
@@ -147,6 +150,24 @@ def test_a_job_that_needs_more_units_than_are_free_lets_others_pass_until_it_was
     assert host.running == {2}
     host.end(2)
     assert host.running == {5, 6}
+
+
+def test_while_a_job_waits_only_what_fits_into_the_gap_is_leased(time: list[float]) -> None:
+    host = Host(4)
+    assert host.dispatcher.reach_now == host.dispatcher.reach
+    assert host.dispatcher.reach.handlers == ("h1", "h2", "h3", "h4")
+    host.add((1, 1), (2, 1), (3, 4))
+    reach = host.dispatcher.reach_now
+    assert (reach.handlers, set(reach.larger), reach.room.cpus, reach.is_whole) == (
+        ("h1", "h2"),
+        {"h3", "h4"},
+        2,
+        False,
+    )
+    assert host.dispatcher.wants() == 2
+    host.end(1, 2)
+    assert host.running == {3}
+    assert host.dispatcher.reach_now == host.dispatcher.reach
 
 
 def test_quick_jobs_pass_a_job_that_waits_for_a_long_one(time: list[float]) -> None:
