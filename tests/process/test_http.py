@@ -53,7 +53,7 @@ def server(patient: Patient, metrics: Metrics) -> Iterator[HttpServer]:
 
 
 def ask(server: HttpServer, path: str, method: str = "GET", host: str = "127.0.0.1") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(host, server.port, timeout=10)
+    connection = http.client.HTTPConnection(host, server.port, timeout=60)
     try:
         connection.request(method, path)
         response = connection.getresponse()

@@ -204,6 +204,7 @@ print(report.killed, *report.surviving, flush=True)
         assert tree_of_two.wait() == -signal.SIGKILL
 
 
+@pytest.mark.speed
 def test_a_killed_chain_takes_milliseconds() -> None:
     with child_with("chain", "daemon", "deaf") as child:
         report = tree.kill_tree(child.pid, pidfd=child.pidfd)

@@ -24,7 +24,7 @@ def heard(conn: psycopg.Connection[Any], channel: str) -> list[str]:
     conn.execute("SELECT pg_notify(%s, %s)", (channel, _END))
     payloads: list[str] = []
     # A generator of notifications that is left open keeps the connection locked.
-    with closing(conn.notifies(timeout=20)) as notifications:
+    with closing(conn.notifies(timeout=60)) as notifications:
         for notification in notifications:
             if notification.payload == _END:
                 return payloads

@@ -16,7 +16,7 @@ import psycopg
 
 T = TypeVar("T")
 
-TIMEOUT = 45.0
+TIMEOUT = 90.0
 """Seconds. Far more than anything takes, for machines that are busy: a test that waits this long has failed."""
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.05

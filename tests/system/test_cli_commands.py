@@ -333,7 +333,7 @@ def run(dsn: str, *arguments: str) -> Iterator[subprocess.CompletedProcess[str]]
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -130,7 +130,7 @@ def test_windows_is_refused(tasuki: Tasuki, monkeypatch: pytest.MonkeyPatch) -> 
 
 def program(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tasuki_mp", *arguments]
-    return subprocess.run(command, text=True, capture_output=True, check=False, timeout=60, **options)  # type: ignore[call-overload]  # passed through
+    return subprocess.run(command, text=True, capture_output=True, check=False, timeout=120, **options)  # type: ignore[call-overload]  # passed through
 
 
 def test_the_version_is_quick_to_tell() -> None:
@@ -162,6 +162,6 @@ def test_a_reader_that_leaves_is_no_error(dsn: str) -> None:
             stderr=subprocess.PIPE,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
     assert (ended.returncode, ended.stderr) == (cli.BROKEN_PIPE, "")

@@ -117,15 +117,15 @@ def heavy(folder: Path, count: int) -> None:
 def test_interrupted_demo_leaves_jobs_and_the_next_one_goes_on_with_them(
     dsn: str, conn: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
-    count = 24
+    count = 10
     heavy(tmp_path / "heavy", count)
     arguments = ("-m", "tasuki_mp", "demo", "--dsn", dsn, "--folder", str(tmp_path / "heavy"), "--procs", "1")
     with Program(*arguments, stderr=subprocess.STDOUT) as first:
         line = ""
         while not line.startswith("files: "):
-            line = first.line(timeout=60)
+            line = first.line(timeout=120)
         first.signal(signal.SIGINT)
-        lines = first.further_lines(timeout=60)
+        lines = first.further_lines(timeout=120)
         assert first.wait() == 130
     assert "stopping: running jobs may finish; Ctrl-C again stops them" in lines
     [[left, running]] = conn.execute(
@@ -157,14 +157,14 @@ def test_fresh_demo_cancels_what_is_left(dsn: str, conn: psycopg.Connection[Any]
 
 
 def test_killed_demo_loses_nothing(dsn: str, conn: psycopg.Connection[Any], tmp_path: Path) -> None:
-    count = 12
+    count = 6
     heavy(tmp_path / "heavy", count)
     arguments = ("-m", "tasuki_mp", "demo", "--dsn", dsn, "--folder", str(tmp_path / "heavy"))
     with Program(*arguments, stderr=subprocess.STDOUT, leaves_behind=True) as first:
         wait_for_row(conn, "SELECT 1 FROM tasuki.job WHERE status = 'running'")
         first.kill()
         # Its supervisor was asked to work until nothing is left, and does.
-        wait_for_row(conn, "SELECT 1 WHERE NOT EXISTS (SELECT FROM tasuki.job)", timeout=60)
+        wait_for_row(conn, "SELECT 1 WHERE NOT EXISTS (SELECT FROM tasuki.job)", timeout=120)
     assert conn.execute("SELECT count(*) FROM tasuki.job_archive WHERE status = 'completed'").fetchone() == (count,)
 
 

@@ -89,13 +89,13 @@ def _use(*arguments: str | Path, **options: object) -> subprocess.Popen[str]:
 def _told(user: subprocess.Popen[str]) -> tuple[int, str]:
     """The server's pid and dsn, as a user says them once it has the server."""
     assert user.stdout is not None
-    wait_readable(user.stdout.fileno(), timeout=60)
+    wait_readable(user.stdout.fileno(), timeout=TIMEOUT)
     pid, dsn = user.stdout.readline().split()
     return int(pid), dsn
 
 
 def _end(user: subprocess.Popen[str]) -> None:
-    user.communicate(timeout=20)
+    user.communicate(timeout=TIMEOUT)
     assert user.returncode == 0
 
 

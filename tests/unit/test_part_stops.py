@@ -61,7 +61,7 @@ def test_a_leaser_that_is_woken_while_it_is_stopped(
         for _ in range(steps):
             await asyncio.sleep(0)  # so far has it come in waking up
         stopping = asyncio.create_task(leaser.stop())
-        await asyncio.wait([stopping], timeout=5)
+        await asyncio.wait([stopping], timeout=60)
         assert stopping.done()
 
     with asyncio.Runner(loop_factory=new_loop) as runner:

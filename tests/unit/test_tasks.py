@@ -61,7 +61,7 @@ def test_a_cancellation_that_comes_together_with_the_event_is_not_swallowed() ->
         await asyncio.sleep(0)
         event.set()
         task.cancel()
-        await asyncio.wait([task], timeout=5)
+        await asyncio.wait([task], timeout=60)
         return task.cancelled()
 
     assert asyncio.run(main())

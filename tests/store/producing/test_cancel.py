@@ -165,5 +165,5 @@ def test_whoever_holds_the_row_is_waited_for(
                 (one.owner, job_id),
             )
         other.commit()
-        asking.join(timeout=20)
+        asking.join(timeout=90)
     assert answers == [{job_id: verdict}]

@@ -313,7 +313,7 @@ client.enqueue(anything.job("parent again"))
     # Forking with threads is what this test is about; 3.12 warns of it.
     warnings = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
     done = subprocess.run(
-        [sys.executable, *warnings, "-c", program, dsn], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *warnings, "-c", program, dsn], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     xs = conn.execute("SELECT payload ->> 'x' FROM tasuki.job ORDER BY id").fetchall()

@@ -197,7 +197,7 @@ asyncio.run(child())
 """
     warnings = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
     done = subprocess.run(
-        [sys.executable, *warnings, "-c", program, dsn], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *warnings, "-c", program, dsn], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert jobs(conn) == ["parent", "parent again", "child", "child"]

@@ -26,7 +26,7 @@ def heard(dsn: str, conn: Conn) -> Iterator[Heard]:
         def payloads() -> list[str]:
             conn.execute("NOTIFY tasuki_job, 'that is all'")
             seen: list[str] = []
-            for notify in listener.notifies(timeout=20):
+            for notify in listener.notifies(timeout=60):
                 if notify.payload == "that is all":
                     break
                 seen.append(notify.payload)

@@ -103,7 +103,7 @@ def test_two_that_retry_at_once_make_one_copy(dsn: str, client: Client, conn: Co
         asking.start()
         wait_for_lock_wait(conn)
         other.commit()
-        asking.join(timeout=45)
+        asking.join(timeout=90)
     assert [answer.skipped for answer in answers] == [{"retried before": 3}]
     assert rows(conn, "SELECT count(*) FROM tasuki.job") == [(3,)]
 
