@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "reschedule": "tasuki_mp.cli.change:reschedule",
     "queue": "tasuki_mp.cli.queue:queue",
     "batch": "tasuki_mp.cli.batch:batch",
+    "replay": "tasuki_mp.cli.replay:replay",
     "migrate": "tasuki_mp.cli.migrate:migrate",
     "demo": "tasuki_mp.demo.command:demo",
 }

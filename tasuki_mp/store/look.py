@@ -24,6 +24,7 @@ _FINAL: Final = sql.query("look_final")
 _RUNNING: Final = sql.query("look_running")
 _SUPERVISORS: Final = sql.query("look_supervisors")
 _UNKNOWN: Final = sql.query("look_unknown")
+_CHECKPOINT: Final = sql.query("look_checkpoint")
 _JOB: Final = sql.query("look_job")
 _ATTEMPTS: Final = sql.query("look_attempts")
 
@@ -195,6 +196,12 @@ def _final_counts(conn: Connection, *, timeout: float) -> list[FinalCount] | Non
             return cursor.execute(_FINAL).fetchall()
     except psycopg.errors.QueryCanceled:
         return None
+
+
+def checkpoint(conn: Connection, job_id: int) -> str | None:
+    """What a job's last attempt has left, as JSON text."""
+    row = conn.execute(_CHECKPOINT, {"id": job_id}).fetchone()
+    return None if row is None else row[0]
 
 
 def job(conn: Connection, job_id: int) -> tuple[JobInfo, list[AttemptInfo]] | None:
