@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import time
+from collections.abc import Callable
 from ctypes import Array, c_uint64
 from functools import partial
 from typing import Any, Final, assert_never
@@ -217,13 +218,13 @@ class Child:
                     self._resources.build(resource)
                     self._tidiness.spare_processes()
                 injected[parameter] = self._resources.get(resource)
+        enter: Callable[..., Any] = self._interrupts.call_async if handler.is_async else self._interrupts.call
         # In a context of its own, so that no context variable is carried into the next job.
-        in_context = contextvars.copy_context().run
-        enter = self._interrupts.call_async if handler.is_async else self._interrupts.call
+        call = partial(contextvars.copy_context().run, enter, job, handler.function)
         if is_list(job.payload):
-            value = call_each(handler, job.payload, injected, partial(in_context, enter, job, handler.function))
+            value = call_each(handler, job.payload, injected, call)
         else:
-            value = in_context(enter, job, handler.function, {**handler.decode(job.payload), **injected})
+            value = call({**handler.decode(job.payload), **injected})
         match value:
             case None:
                 return Returned(None)
