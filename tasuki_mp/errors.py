@@ -109,6 +109,37 @@ class EmbeddedError(DatabaseError):
     """The embedded PostgreSQL could not be installed, started or stopped."""
 
 
+class JobNotRunningError(TasukiError):
+    """What was asked can only be said of a running job. `state` is the job's; None: there is no such job."""
+
+    def __init__(self, job_id: int, state: str | None) -> None:
+        super().__init__(f"there is no job {job_id}" if state is None else f"job {job_id} does not run: it is {state}")
+        self.job_id = job_id
+        self.state = state
+
+
+class NoAnswerError(TasukiError):
+    """The supervisor that runs a job did not answer in time: it, its host or its connection is down, or very busy."""
+
+    def __init__(self, job_id: int, host: str, seconds: float) -> None:
+        super().__init__(
+            f"the supervisor that runs job {job_id}{f' on {host}' if host else ''} has not answered within {seconds:g} s; "
+            "`tasuki-mp status` says when it was last heard of"
+        )
+        self.job_id = job_id
+        self.host = host
+        self.seconds = seconds
+
+
+class CommandError(TasukiError):
+    """The supervisor that runs a job says that it can't do what was asked, and why."""
+
+    def __init__(self, job_id: int, reason: str) -> None:
+        super().__init__(f"job {job_id}: {reason}")
+        self.job_id = job_id
+        self.reason = reason
+
+
 class AppImportError(TasukiError):
     """The application could not be imported; `traceback` is the child's. The CLI exits with 5."""
 

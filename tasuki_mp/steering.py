@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from tasuki_mp.store.change import Action, Changed
+    from tasuki_mp.store.commands import Stack
     from tasuki_mp.store.queues import Queue
     from tasuki_mp.store.select import JobFilter, JobPage
     from tasuki_mp.store.steps import Steps
@@ -126,6 +127,14 @@ class Steering:
         """Let the queue be leased from again, at once. False if it was not paused."""
         return self._drive(_resume(queue), conn)
 
+    def stack(self, job_id: int, *, timeout: timedelta | float = 10.0) -> Stack:
+        """Where a running job is now, on whichever host: the Python frames of its process, also while C code runs.
+
+        Raises JobNotRunningError, NoAnswerError when its supervisor says nothing within the timeout, and CommandError if
+        that can't tell.
+        """
+        return self._drive(_stack(job_id, timeout), None)
+
 
 class AsyncSteering:
     """The same as `Steering`, for asyncio."""
@@ -217,6 +226,10 @@ class AsyncSteering:
         """Let the queue be leased from again, at once. False if it was not paused."""
         return await self._drive(_resume(queue), conn)
 
+    async def stack(self, job_id: int, *, timeout: timedelta | float = 10.0) -> Stack:
+        """Where a running job is now; see `Steering.stack`."""
+        return await self._drive(_stack(job_id, timeout), None)
+
 
 # ── what both of them do ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -301,6 +314,12 @@ def _limit(queue: str, max_running: int | None, max_running_per_key: int | None)
         if value is not None and not least <= value < 2**31:
             raise ValueError(f"{name} is a whole number from {least} on, not {value!r}")
     return queues.limit(_queue_name(queue), max_running=max_running, max_running_per_key=max_running_per_key)
+
+
+def _stack(job_id: int, timeout: timedelta | float) -> Steps[Stack]:
+    from tasuki_mp.store import commands
+
+    return commands.stack(job_id, timeout=timeout.total_seconds() if isinstance(timeout, timedelta) else timeout)
 
 
 def _queue_name(name: str) -> str:

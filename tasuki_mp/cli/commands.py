@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "show": "tasuki_mp.cli.show:show",
     "jobs": "tasuki_mp.cli.jobs:jobs",
     "cancel": "tasuki_mp.cli.cancel:cancel",
+    "stack": "tasuki_mp.cli.stack:stack",
     "retry": "tasuki_mp.cli.change:retry",
     "delete": "tasuki_mp.cli.change:delete",
     "move": "tasuki_mp.cli.change:move",

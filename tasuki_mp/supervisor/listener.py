@@ -20,6 +20,7 @@ from tasuki_mp.supervisor import tasks
 
 JOB_CHANNEL: Final = "tasuki_job"
 CANCEL_CHANNEL: Final = "tasuki_cancel"
+COMMAND_CHANNEL: Final = "tasuki_command"
 LONGEST_PAUSE: Final = 30.0
 
 
@@ -31,6 +32,9 @@ class ListenerEvents(Protocol):
 
     def cancel_hinted(self) -> None:
         """Somebody asked to cancel a job that we run."""
+
+    def command_hinted(self) -> None:
+        """Somebody asked something about a job that we run."""
 
     def notifications_missed(self) -> None:
         """We listen (again): whatever came before is unknown."""
@@ -61,7 +65,7 @@ class Listener:
             try:
                 connection = await connect_async(self._dsn, name="listener")
                 async with connection:
-                    for channel in (JOB_CHANNEL, CANCEL_CHANNEL):
+                    for channel in (JOB_CHANNEL, CANCEL_CHANNEL, COMMAND_CHANNEL):
                         await connection.execute(f"LISTEN {channel}".encode())
                     pause = 0.1
                     self._events.notifications_missed()
@@ -81,5 +85,7 @@ class Listener:
                     self._events.jobs_hinted(queue, int(back) / 1000)
             case "tasuki_cancel" if payload == self._owner:
                 self._events.cancel_hinted()
+            case "tasuki_command" if payload == self._owner:
+                self._events.command_hinted()
             case _:
                 pass

@@ -32,6 +32,7 @@ from tasuki_mp.supervisor import clock, identity, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
 from tasuki_mp.supervisor.closer import Closer
+from tasuki_mp.supervisor.commands import Commands
 from tasuki_mp.supervisor.drain import Drain
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
@@ -45,6 +46,7 @@ from tasuki_mp.supervisor.outbox import Outbox
 from tasuki_mp.supervisor.reaper import Reaper
 from tasuki_mp.supervisor.rescue import Rescuer
 from tasuki_mp.supervisor.slot import Slot
+from tasuki_mp.supervisor.stacks import stacks
 from tasuki_mp.supervisor.vitals import Vitals
 
 START_TRIES: Final = 5
@@ -194,6 +196,7 @@ class Supervisor:
             sweep=flow.closer.sweep,
             hooks=self._hooks,
         )
+        self._commands = Commands(upkeep_link, owner=me.owner, kinds={"stack": stacks(flow.dispatcher)})
         listener = Listener(config.dsn, owner=me.owner, events=self)
         self._upkeep = upkeep_link
         if config.drain is not None:
@@ -218,6 +221,7 @@ class Supervisor:
         flow.heartbeat.start(self._failed)
         tasks.watch(leaser.start(), self._failed)
         tasks.watch(rescuer.start(), self._failed)
+        tasks.watch(self._commands.start(), self._failed)
         tasks.watch(flow.closer.start(), self._failed)
         if config.notify:
             tasks.watch(listener.start(), self._failed)
@@ -238,9 +242,10 @@ class Supervisor:
         )
         await self._ended.wait()
         self._vitals.is_stopping = True
-        await listener.stop()
         await self._quiesce()
+        await listener.stop()  # only now: what still runs can be canceled, and asked where it is
         await rescuer.stop()
+        await self._commands.stop()
         await flow.keeper.stop()
         is_flushed = await flow.outbox.drained(FLUSH_FOR)
         await tasks.end(ticker)
@@ -341,7 +346,11 @@ class Supervisor:
     def cancel_hinted(self) -> None:
         self._flow.heartbeat.beat_now()
 
+    def command_hinted(self) -> None:
+        self._commands.hint()
+
     def notifications_missed(self) -> None:
+        self._commands.hint()
         self._leaser.look_everywhere()
         self._flow.heartbeat.beat_now()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from tasuki_mp import Client
+from tasuki_mp.errors import CommandError, JobNotRunningError
+from tasuki_mp.store.commands import Stack
 from tests.support import invariants, jobs
 from tests.support.hooked import Supervised
 from tests.support.postgres import Postgres
@@ -182,3 +186,37 @@ def test_what_is_returned_after_a_cancel_counts(supervised: Supervised, conn: Co
 
     row = jobs.wait_final(conn, job_id)
     assert (row["status"], row["result"]["ended by"]) == ("completed", "Canceled")
+
+
+# ── stack ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", ["burn", "spin"])
+def test_a_running_job_says_where_it_is(supervised: Supervised, conn: Conn, dsn: str, how: str) -> None:
+    job_id = running(conn, "unasked", how)
+    with Client(dsn) as client:
+
+        def stack() -> Stack | None:
+            """Once it has got there."""
+            with contextlib.suppress(CommandError):
+                found = client.stack(job_id)
+                return found if f"in {how}" in found.text else None
+            return None
+
+        found = wait_until(stack, "its stack")
+
+    assert found is not None
+    assert found.text.startswith("Current thread")
+    assert "tasuki_mp/child/main.py" not in found.text
+    jobs.cancel(conn, job_id)
+    assert jobs.wait_final(conn, job_id)["usage"]["pid"] == found.pid
+    assert conn.execute("SELECT count(*) FROM tasuki.command").fetchone() == (0,)
+
+
+def test_nobody_is_asked_about_a_job_that_does_not_run(conn: Conn, dsn: str) -> None:
+    waiting = jobs.add(conn, queue="elsewhere")
+    with Client(dsn) as client:
+        with pytest.raises(JobNotRunningError, match="it is pending"):
+            client.stack(waiting)
+        with pytest.raises(JobNotRunningError, match="there is no job"):
+            client.stack(waiting + 1)
