@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -56,8 +57,13 @@ class Postgres:
     def database(self, template: str | None = None) -> Iterator[str]:
         """The dsn of a new database, empty or a copy; dropped afterwards, whoever is still connected."""
         name = self._new_name("test")
-        source = sql.Identifier(template or "template0")
-        self._administer(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), source))
+        # Four times cheaper than the default, unless the server has to wait for the disk.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY {}").format(
+            sql.Identifier(name),
+            sql.Identifier(template or "template0"),
+            sql.SQL("file_copy" if self._has_no_fsync else "wal_log"),
+        )
+        self._administer(statement)
         try:
             yield self.dsn_of(name)
         finally:
@@ -74,6 +80,11 @@ class Postgres:
     def connect(self, database: str) -> psycopg.Connection[tuple[Any, ...]]:
         """A connection in autocommit to a database on this server."""
         return psycopg.connect(self.dsn_of(database), autocommit=True)
+
+    @cached_property
+    def _has_no_fsync(self) -> bool:
+        with psycopg.connect(self.dsn) as conn:
+            return conn.execute("SHOW fsync").fetchone() == ("off",)
 
     def _new_name(self, kind: str) -> str:
         return f"tasuki_{kind}_{os.getpid()}_{next(self._numbers)}"
