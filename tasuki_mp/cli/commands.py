@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "run": "tasuki_mp.cli.run:run",
     "enqueue": "tasuki_mp.cli.enqueue:enqueue",
     "status": "tasuki_mp.cli.status:status",
+    "top": "tasuki_mp.cli.top:top",
     "show": "tasuki_mp.cli.show:show",
     "jobs": "tasuki_mp.cli.jobs:jobs",
     "cancel": "tasuki_mp.cli.cancel:cancel",

@@ -117,6 +117,16 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def size(count: int) -> str:
+    """`512 B`, `1.5 KiB`, `20 MiB`, `3.2 GiB`."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1000:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 9.95 else f"{value:.1f} {unit}"
+
+
 def duration(seconds: float) -> str:
     """`90 µs`, `250 ms`, `1.5 s`, `12 s`, `3m 4s`, `5h 6m`, `7d 8h`: two figures that matter."""
     if seconds < 0:

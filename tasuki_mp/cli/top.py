@@ -85,7 +85,9 @@ def _print_once(database: Database, host: str | None) -> None:
     with connected(database, name="top") as conn:
         check(conn)
         before = drive(conn, commands.overview(), commits=True)
-        page = gather(conn, {answer.owner: answer for answer in before}, drive(conn, commands.overview(), commits=True), host)
+        page = gather(
+            conn, {answer.owner: answer for answer in before}, drive(conn, commands.overview(), commits=True), host
+        )
     click.echo(f"database {database.description}")
     for table in tables(page, room=None):
         click.echo("\n" + table.plain())
@@ -181,7 +183,9 @@ class _Screen:
     def _screen(self, width: int, height: int) -> Text:
         from rich.text import Text
 
-        head = Text(f"{self._database.description} · {datetime.now().astimezone():%H:%M:%S}", style="bold", no_wrap=True)
+        head = Text(
+            f"{self._database.description} · {datetime.now().astimezone():%H:%M:%S}", style="bold", no_wrap=True
+        )
         foot = Text(self._foot(), style="reverse", no_wrap=True, overflow="ellipsis")
         if self._pane is not None:
             shown = self._pane.splitlines()[-(height - 3) :]
@@ -214,9 +218,15 @@ def _looked_up(conn: look.Connection, key: str, job_id: int) -> str:
         return escape(str(error), limit=None, keep="\n")
 
 
-def gather(
-    conn: look.Connection, before: dict[str, Answered], answers: Sequence[Answered], host: str | None
-) -> Page:
+def _output(conn: look.Connection, job_id: int) -> str:
+    found = look.job(conn, job_id)
+    if found is None:
+        return "there is no such job any more"
+    written = [attempt.output for attempt in found[1] if attempt.output]
+    return escape("\n".join(written) or "nothing was written by earlier attempts", limit=None, keep="\n")
+
+
+def gather(conn: look.Connection, before: dict[str, Answered], answers: Sequence[Answered], host: str | None) -> Page:
     """The page from what the supervisors say, what they said before, and what the database says of jobs and queues."""
     with look.snapshot(conn):
         running = {job.id: job for job in look.running_jobs(conn, limit=10_000)}

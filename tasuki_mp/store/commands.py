@@ -20,6 +20,7 @@ from tasuki_mp.store import produce
 from tasuki_mp.store.steps import Pause, Step, Steps
 
 _ASK: Final = sql.query("ask_command")
+_ASK_ALL: Final = sql.query("ask_supervisors")
 _TAKE: Final = sql.query("take_reply")
 _OPEN: Final = sql.query("open_commands")
 _ANSWER: Final = sql.query("answer_command")
@@ -64,6 +65,43 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
         return self.text
 
 
+class SlotView(msgspec.Struct, frozen=True, kw_only=True):
+    """One slot as its supervisor sees it. Memory in bytes; `cpu` is the seconds of its child since that began."""
+
+    slot: int
+    pid: int | None = None
+    job_id: int | None = None
+    handler: str | None = None
+    queue: str | None = None
+    attempt: int | None = None
+    ran_for: float | None = None
+    waiting: int = 0
+    """Jobs in its pipe behind the running one."""
+    jobs_run: int = 0
+    cpu: float | None = None
+    private: int | None = None
+    shared: int | None = None
+
+
+class SupervisorView(msgspec.Struct, frozen=True, kw_only=True):
+    """One supervisor's slots at an instant of its clock, in seconds."""
+
+    at: float
+    finished: int
+    """Attempts that have ended here since it started."""
+    slots: list[SlotView]
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """A living supervisor, and its view; None if it has not answered in time."""
+
+    owner: str
+    host: str
+    pid: int
+    procs: int
+    view: SupervisorView | None
+
+
 def ask(kind: str, job_id: int, *, args: dict[str, Any] | None = None, timeout: float) -> Steps[Any]:
     """What the supervisor of that running job answers. Raises JobNotRunningError, NoAnswerError, CommandError.
 
@@ -96,6 +134,28 @@ def stack(job_id: int, *, timeout: float = DEFAULT_TIMEOUT) -> Steps[Stack]:
     """The stack of that running job. Raises like `ask`."""
     value = yield from ask("stack", job_id, timeout=timeout)
     return msgspec.convert(value, Stack)
+
+
+def overview(*, timeout: float = 1.0) -> Steps[list[Answered]]:
+    """What every living supervisor is doing; those that don't answer in time come without a view."""
+    rows = yield Step(_ASK_ALL, {"kind": "slots", "seconds": timeout})
+    asked = {int(command): Answered(owner=o, host=h, pid=p, procs=n, view=None) for command, o, h, p, n, _ in rows}
+    found: dict[int, Answered] = {}
+    deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
+    while len(found) < len(asked):
+        is_last = time.monotonic() >= deadline
+        for command in asked.keys() - found.keys():
+            replies = yield Step(_TAKE, {"id": command, "is_last": is_last})
+            if replies and replies[0][0] is not None:
+                reply = msgspec.json.decode(replies[0][0], type=Reply)
+                view = None if reply.error else msgspec.convert(reply.value, SupervisorView)
+                found[command] = msgspec.structs.replace(asked[command], view=view)
+        if is_last:
+            break
+        if len(found) < len(asked):
+            yield Pause(min(pause, max(0.0, deadline - time.monotonic())))
+            pause = min(LONGEST_PAUSE, pause * 1.5)
+    return [found.get(command, supervisor) for command, supervisor in asked.items()]
 
 
 # ── the supervisor's side ─────────────────────────────────────────────────────────────────────────────────────────────

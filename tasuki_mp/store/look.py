@@ -168,8 +168,7 @@ def status(
     """
     with snapshot(conn):
         queues = queue_depths(conn, now=now)
-        with conn.cursor(row_factory=class_row(RunningJob)) as cursor:
-            running = cursor.execute(_RUNNING, {"now": now, "limit": running_limit}).fetchall()
+        running = running_jobs(conn, limit=running_limit, now=now)
         with conn.cursor(row_factory=class_row(SupervisorInfo)) as cursor_of_supervisors:
             supervisors = cursor_of_supervisors.execute(_SUPERVISORS, {"now": now}).fetchall()
         unknown = {str(handler): int(jobs) for handler, jobs in conn.execute(_UNKNOWN, {"now": now})}
@@ -181,6 +180,12 @@ def status(
             supervisors=supervisors,
             unknown_handlers=unknown,
         )
+
+
+def running_jobs(conn: Connection, *, limit: int, now: datetime | None = None) -> list[RunningJob]:
+    """At most so many running jobs, those that run longest first."""
+    with conn.cursor(row_factory=class_row(RunningJob)) as cursor:
+        return cursor.execute(_RUNNING, {"now": now, "limit": limit}).fetchall()
 
 
 def queue_depths(conn: Connection, *, now: datetime | None = None) -> list[QueueDepth]:

@@ -82,6 +82,8 @@ class Flow:
         self.stopping = Stopping(self.dispatcher, settle=self._settle_unrun)
         self.deadlines = Deadlines(self.stopping)
         self.attic = Attic()
+        self.finished = 0
+        """Attempts that have ended here."""
         self._metrics = metrics
         self._hooks = hooks
         self._on_idle = on_idle
@@ -285,6 +287,7 @@ class Flow:
         if lease.key not in self.book:
             return  # the lease was lost while it ran: somebody else decides
         self.book.unassign(lease.key)
+        self.finished += 1
         settled = self._decide(lease, outcome)
         usage = usage_json(pid=child.pid, slot=slot.index, seconds=ran_for, cpu=cpu, waited=lease.waited)
         self._metrics.job_finished(lease.handler, settled.kind, seconds=ran_for, waited=lease.waited)

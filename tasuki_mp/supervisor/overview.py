@@ -6,12 +6,19 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from tasuki_mp.store.commands import Command, SlotView, SupervisorView
 from tasuki_mp.supervisor import clock
 from tasuki_mp.supervisor.commands import Answer
 from tasuki_mp.supervisor.slot import Slot
 
-_PARTS: Final = {"Private_Clean": "private", "Private_Dirty": "private", "Shared_Clean": "shared", "Shared_Dirty": "shared"}
+_PARTS: Final = {
+    "Private_Clean": "private",
+    "Private_Dirty": "private",
+    "Shared_Clean": "shared",
+    "Shared_Dirty": "shared",
+}
 
 
 def overview(slots: Callable[[], list[Slot]], finished: Callable[[], int]) -> Answer:
@@ -42,16 +49,12 @@ def overview(slots: Callable[[], list[Slot]], finished: Callable[[], int]) -> An
             at=clock.now(),
             finished=finished(),
             slots=[
-                SlotView(**{**_fields(view), "cpu": cpu, "private": private, "shared": shared})
+                msgspec.structs.replace(view, cpu=cpu, private=private, shared=shared)
                 for view, (cpu, private, shared) in zip(views, measured, strict=True)
             ],
         )
 
     return answer
-
-
-def _fields(view: SlotView) -> dict[str, object]:
-    return {name: getattr(view, name) for name in view.__struct_fields__}
 
 
 def _measure(pid: int | None) -> tuple[float | None, int | None, int | None]:

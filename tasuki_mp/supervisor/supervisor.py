@@ -43,6 +43,7 @@ from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.listener import Listener
 from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.outbox import Outbox
+from tasuki_mp.supervisor.overview import overview
 from tasuki_mp.supervisor.reaper import Reaper
 from tasuki_mp.supervisor.rescue import Rescuer
 from tasuki_mp.supervisor.slot import Slot
@@ -196,7 +197,14 @@ class Supervisor:
             sweep=flow.closer.sweep,
             hooks=self._hooks,
         )
-        self._commands = Commands(upkeep_link, owner=me.owner, kinds={"stack": stacks(flow.dispatcher)})
+        self._commands = Commands(
+            upkeep_link,
+            owner=me.owner,
+            kinds={
+                "stack": stacks(flow.dispatcher),
+                "slots": overview(lambda: self._slots, lambda: flow.finished),
+            },
+        )
         listener = Listener(config.dsn, owner=me.owner, events=self)
         self._upkeep = upkeep_link
         if config.drain is not None:
