@@ -30,7 +30,7 @@ from tasuki_mp.errors import (
     UnknownHandlerError,
 )
 from tasuki_mp.handlers import Handler
-from tasuki_mp.job import Job, State
+from tasuki_mp.job import Job, Progress, State
 from tasuki_mp.outcome import Cancel, Retry, Snooze
 from tasuki_mp.version import __version__
 
@@ -75,6 +75,7 @@ __all__ = [
     "Map",
     "MapError",
     "PayloadError",
+    "Progress",
     "Queue",
     "ResultError",
     "Retry",

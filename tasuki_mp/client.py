@@ -25,7 +25,7 @@ from psycopg import errors as pg
 from tasuki_mp import batching
 from tasuki_mp.batching import AsyncBatch, Batch, BatchLine
 from tasuki_mp.errors import DatabaseError
-from tasuki_mp.job import Job, State, row_of
+from tasuki_mp.job import Job, Progress, State, row_of
 from tasuki_mp.steering import AsyncSteering, Steering
 from tasuki_mp.store import bulk, produce
 from tasuki_mp.store.bulk import Intake, cursor, cursor_async, explained
@@ -65,6 +65,10 @@ class JobHandle:
         """Where the job stands; None if there is no such job, or not yet, or not any more."""
         return self._client.status(self.id, conn)
 
+    def progress(self, conn: Connection | None = None) -> Progress | None:
+        """How far the job says it is; None while it does not run, or says nothing."""
+        return self._client.progress(self.id, conn)
+
     def cancel(self, conn: Connection | None = None) -> CancelVerdict:
         """Cancel the job; what came of it."""
         return self._client.cancel([self.id], conn)[self.id]
@@ -89,6 +93,10 @@ class AsyncJobHandle:
     async def status(self, conn: AsyncConnection | None = None) -> State | None:
         """Where the job stands; None if there is no such job, or not yet, or not any more."""
         return await self._client.status(self.id, conn)
+
+    async def progress(self, conn: AsyncConnection | None = None) -> Progress | None:
+        """How far the job says it is; None while it does not run, or says nothing."""
+        return await self._client.progress(self.id, conn)
 
     async def cancel(self, conn: AsyncConnection | None = None) -> CancelVerdict:
         """Cancel the job; what came of it."""
@@ -153,6 +161,11 @@ class Client(Steering):
         """Where a job stands; None if there is no such job."""
         with self.connection(conn) as connection, explained():
             return produce.state(cursor(connection).execute(produce.STATUS, {"id": job_id}).fetchone())
+
+    def progress(self, job_id: int, conn: Connection | None = None) -> Progress | None:
+        """How far a job says it is; None if it does not run, or says nothing."""
+        with self.connection(conn) as connection, explained():
+            return produce.progress(cursor(connection).execute(produce.PROGRESS, {"id": job_id}).fetchone())
 
     def _drive(self, steps: Steps[T], conn: Connection | None) -> T:
         with self.connection(conn) as connection, explained():
@@ -302,6 +315,13 @@ class AsyncClient(AsyncSteering):
             with explained():
                 found = await cursor_async(connection).execute(produce.STATUS, {"id": job_id})
                 return produce.state(await found.fetchone())
+
+    async def progress(self, job_id: int, conn: AsyncConnection | None = None) -> Progress | None:
+        """How far a job says it is; None if it does not run, or says nothing."""
+        async with self.connection(conn) as connection:
+            with explained():
+                found = await cursor_async(connection).execute(produce.PROGRESS, {"id": job_id})
+                return produce.progress(await found.fetchone())
 
     async def _drive(self, steps: Steps[T], conn: AsyncConnection | None) -> T:
         async with self.connection(conn) as connection:

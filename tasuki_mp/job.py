@@ -54,6 +54,14 @@ class Unique(msgspec.Struct, frozen=True):
     on_conflict: OnConflict = "skip"
 
 
+class Progress(msgspec.Struct, frozen=True):
+    """How far a running job says it is."""
+
+    fraction: float | None
+    """From 0 to 1; None if it says so in words only."""
+    note: str
+
+
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     """A job to insert, as data. Due at `scheduled_at`, or else `delay` seconds after the database's now."""
 

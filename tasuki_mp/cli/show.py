@@ -19,6 +19,7 @@ from tasuki_mp.store.look import AttemptInfo, JobInfo
 
 _TEXT_LIMIT: Final = 10_000
 """Characters of a payload, result or output shown to people; `--json` shows all of it."""
+_LAST_LINES: Final = 20
 _WIDTH: Final = 11
 _PAD: Final = " " * (_WIDTH + 1)
 
@@ -51,7 +52,7 @@ def show(dsn: str | None, config_file: Path | None, job_id: int, is_json: bool) 
 def as_json(job: JobInfo, attempts: list[AttemptInfo]) -> dict[str, object]:
     """The job for programs; what is JSON in the database is embedded as it is."""
     return {
-        **_with_json(job, ("payload", "result", "error", "usage")),
+        **_with_json(job, ("payload", "result", "error", "usage", "checkpoint")),
         "attempts": [_attempt_json(a) for a in attempts],
     }
 
@@ -74,11 +75,12 @@ def _lines(job: JobInfo, attempts: list[AttemptInfo], now: datetime) -> Iterator
     yield _field("handler", escape(job.handler))
     yield _field("queue", f"{escape(job.queue)}, priority {job.priority}")
     crashes = f", {job.crashes} of them crashed" if job.crashes else ""
+    interrupted = f", interrupted {text.times(job.interruptions)}" if job.interruptions else ""
     if job.retry_of is not None:
         yield _field("retry of", str(job.retry_of))
     if job.retried_as is not None:
         yield _field("retried as", str(job.retried_as))
-    yield _field("attempt", f"{job.attempt} of {job.max_attempts}{crashes}")
+    yield _field("attempt", f"{job.attempt} of {job.max_attempts}{crashes}{interrupted}")
     for name, when in (
         ("created", job.created_at),
         ("due", job.scheduled_at),
@@ -94,6 +96,11 @@ def _lines(job: JobInfo, attempts: list[AttemptInfo], now: datetime) -> Iterator
     if job.host is not None:
         slot = f", slot {job.slot}" if job.slot is not None else ""
         yield _field("runs on", f"{escape(job.host)}{f', pid {job.pid}' if job.pid is not None else ''}{slot}")
+    if job.progress is not None or job.progress_note is not None:
+        yield _field("progress", escape(text.progress(job.progress, job.progress_note)))
+    if job.checkpoint is not None and job.checkpoint_at is not None:
+        size = text.number(len(job.checkpoint.encode()))
+        yield _field("checkpoint", f"{size} bytes of JSON, {text.instant(job.checkpoint_at, now)}")
     yield _field("payload", _shortened(job.payload))
     if job.result is not None:
         yield _field("result", _shortened(job.result))
@@ -139,6 +146,8 @@ def _ending(label: str, error: str | None, usage: str | None, output: str | None
         else:
             yield _field(label, escape(f"{kind}: {message}" if message else str(kind), limit=_TEXT_LIMIT))
             traceback, stack = facts.pop("traceback", ""), facts.pop("stack", "")
+            output = output or str(facts.pop("output", ""))
+            facts.pop("output", None)
             if facts:
                 yield _PAD + _pairs(facts)
             if traceback:
@@ -149,8 +158,12 @@ def _ending(label: str, error: str | None, usage: str | None, output: str | None
     if usage is not None:
         yield _field("usage", _pairs(_facts(usage)) or _shortened(usage))
     if output:
-        yield _field("output", "")
-        yield text.indent(output, f"{' ' * 2}| ", limit=_TEXT_LIMIT)
+        lines = output.rstrip("\n").split("\n")
+        hidden = len(lines) - _LAST_LINES
+        yield _field(
+            "output", f"its last {_LAST_LINES} lines; `tasuki-mp logs` shows {hidden} more" if hidden > 0 else ""
+        )
+        yield text.indent("\n".join(lines[-_LAST_LINES:]), f"{' ' * 2}| ", limit=_TEXT_LIMIT)
 
 
 def _facts(stored: str) -> dict[str, Any]:

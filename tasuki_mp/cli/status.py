@@ -148,6 +148,8 @@ def _running(now: Status, most: int) -> Table | None:
     rows: list[list[Cell | str]] = []
     for job in now.running[:most]:
         state = Cell("expired", "red") if job.is_expired else Cell("")
+        if job.interruptions and not job.is_expired:
+            state = Cell(f"interrupted {text.times(job.interruptions)}", "dim")
         if job.is_cancel_requested:
             state = Cell("canceling", "yellow")
         rows.append(
@@ -160,6 +162,7 @@ def _running(now: Status, most: int) -> Table | None:
                 "-" if job.pid is None else str(job.pid),
                 "-" if job.slot is None else str(job.slot),
                 "new" if job.age is None else text.duration(job.age),
+                text.progress(job.progress, job.progress_note),
                 state,
             ]
         )
@@ -175,6 +178,7 @@ def _running(now: Status, most: int) -> Table | None:
             ("PID", "right"),
             ("SLOT", "right"),
             ("AGE", "right"),
+            ("PROGRESS" if any(job.progress is not None or job.progress_note for job in now.running) else "", "left"),
             ("", "left"),
         ],
         rows=rows,

@@ -147,6 +147,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 86_400}d {whole % 86_400 // 3600}h"
 
 
+def times(count: int) -> str:
+    """`once`, `twice`, `3 times`."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def progress(fraction: float | None, note: str | None) -> str:
+    """`40 % chunk 12 of 30`; rounded down, as 100 % means that nothing is left."""
+    percent = "" if fraction is None else f"{int(fraction * 100 + 1e-4)} %"
+    return f"{percent} {note or ''}".strip()
+
+
 def instant(when: datetime, now: datetime) -> str:
     """`2026-05-01 12:00:03 +0200 (5 s ago)`, in the local time zone."""
     return f"{when.astimezone():%Y-%m-%d %H:%M:%S %z} ({relative(when, now)})"

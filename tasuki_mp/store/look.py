@@ -67,6 +67,10 @@ class RunningJob(msgspec.Struct, frozen=True, kw_only=True):
     is_cancel_requested: bool
     is_expired: bool
     """Its lease is over: it waits to be rescued, or for a word from its supervisor."""
+    progress: float | None = None
+    progress_note: str | None = None
+    interruptions: int = 0
+    """How often it was started and given back before, without using an attempt."""
 
 
 class SupervisorInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +145,13 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The finished job that this one was made of, by request."""
     retried_as: int | None
     """The newest job that was made of this one."""
+    progress: float | None = None
+    progress_note: str | None = None
+    interruptions: int | None = None
+    """How often it was started and given back, without using an attempt; None once it has ended."""
+    checkpoint: str | None = None
+    """What it left for its next attempt, as JSON text."""
+    checkpoint_at: datetime | None = None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from psycopg import errors as pg
 
 from tasuki_mp import sql
 from tasuki_mp.errors import ConflictError, DatabaseError, SchemaError
-from tasuki_mp.job import Job, JobRow, State, row_of
+from tasuki_mp.job import Job, JobRow, Progress, State, row_of
 
 CancelVerdict = Literal["canceled", "requested", "finished", "unknown"]
 """What came of a cancel: done, since the job was pending; asked for, since it runs; too late; no such job."""
@@ -22,6 +22,7 @@ ENQUEUE: Final = sql.query("enqueue")
 ENQUEUE_KEYED: Final = sql.query("enqueue_keyed")
 CANCEL: Final = sql.query("cancel_each")
 STATUS: Final = sql.query("job_status")
+PROGRESS: Final = sql.query("job_progress")
 
 TELL_EVERY: Final = 0.04
 """Seconds between two notifications of one queue by one client in autocommit. Supervisors look again 50 ms after each
@@ -103,6 +104,11 @@ def verdicts(rows: Iterable[tuple[Any, ...]]) -> dict[int, CancelVerdict]:
 def state(row: tuple[Any, ...] | None) -> State | None:
     """What STATUS replied."""
     return State(row[0]) if row is not None else None
+
+
+def progress(row: tuple[Any, ...] | None) -> Progress | None:
+    """What PROGRESS replied."""
+    return Progress(*row) if row is not None else None
 
 
 def explain(error: psycopg.Error) -> DatabaseError:

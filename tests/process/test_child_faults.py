@@ -145,7 +145,9 @@ def test_a_pill_is_failed_after_three_deaths_and_the_others_run_once(supervised:
 
     assert (row["status"], row["attempt"], row["crashes"]) == ("failed", 3, 3)
     assert (row["error"]["kind"], row["error"]["signal"]) == ("poison", "SIGSEGV")
-    assert [attempt["error"]["signal"] for attempt in jobs.history(conn, pill)] == ["SIGSEGV"] * 2
+    # On a busy machine it may also have been given back before it was started.
+    deaths = [attempt for attempt in jobs.history(conn, pill) if attempt["kind"] == "retry"]
+    assert [attempt["error"]["signal"] for attempt in deaths] == ["SIGSEGV"] * 2
     for job_id in ids:
         assert jobs.wait_final(conn, job_id)["attempt"] == 1
         assert jobs.history(conn, job_id) == []

@@ -9,11 +9,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from tasuki_mp import Client, JobHandle, Progress
 from tests.support import invariants, jobs, outages
 from tests.support.door import Door, Visitor
 from tests.support.hooked import Supervised
 from tests.support.waiting import wait_for_row, wait_until
 
+Tasuki = Callable[..., Any]
 Conn = psycopg.Connection[Any]
 APP = "tests.support.steps:app"
 
@@ -59,7 +61,7 @@ def test_the_next_attempt_begins_with_the_last_word_of_this_one(dsn: str, conn: 
     invariants.check(conn, [job_id])
 
 
-def test_progress_and_checkpoints_are_on_record_while_the_job_runs(dsn: str, conn: Conn) -> None:
+def test_progress_and_checkpoints_are_on_record_while_the_job_runs(dsn: str, conn: Conn, tasuki: Tasuki) -> None:
     with Door() as door, Supervised(dsn, app=APP) as supervised:
         job_id = add(conn, door)
         visitor = door.visitor()
@@ -68,6 +70,11 @@ def test_progress_and_checkpoints_are_on_record_while_the_job_runs(dsn: str, con
         wait_until(lambda: kept(conn, job_id) == [1], "the checkpoint")
         row = wait_for_row(conn, "SELECT progress, progress_note FROM tasuki.job WHERE progress IS NOT NULL")
         assert row == (0.25, "chunk 1 of 4")
+        assert JobHandle(job_id, Client(dsn)).progress() == Progress(0.25, "chunk 1 of 4")
+        assert "25 % chunk 1 of 4" in tasuki("status", "--dsn", dsn).out
+        shown = tasuki("show", job_id, "--dsn", dsn)
+        assert "25 % chunk 1 of 4" in shown.out and "3 bytes of JSON" in shown.out
+        assert tasuki("show", job_id, "--json", "--dsn", dsn).json["checkpoint"] == [1]
         visitor.ask("progress 0.5")
         wait_for_row(conn, "SELECT 1 FROM tasuki.job WHERE progress = 0.5 AND progress_note IS NULL")
         visitor.ask("keep [2]")
@@ -100,7 +107,7 @@ def test_killed_with_its_supervisor_it_goes_on_from_what_was_on_record(dsn: str,
     invariants.check(conn, [job_id])
 
 
-def test_a_deploy_moves_it_to_another_supervisor_without_using_an_attempt(dsn: str, conn: Conn) -> None:
+def test_a_deploy_moves_it_to_another_supervisor_without_using_an_attempt(dsn: str, conn: Conn, tasuki: Tasuki) -> None:
     with Door() as door:
         with Supervised(dsn, "--grace", "1s", app=APP, procs=3) as old:
             polite, rude, last = add(conn, door), add(conn, door), add(conn, door, handler="once", max_attempts=1)
@@ -122,6 +129,8 @@ def test_a_deploy_moves_it_to_another_supervisor_without_using_an_attempt(dsn: s
             assert {visitor.attempt for visitor in again.values()} == {1}
             live = {job_id: jobs.live(conn, job_id) for job_id in again}
             assert {job_id: row and row["interruptions"] for job_id, row in live.items()} == {polite: 0, rude: 1}
+            assert "interrupted once" in tasuki("status", "--dsn", dsn).out
+            assert "interrupted once" in tasuki("show", rude, "--dsn", dsn).out
             for visitor in again.values():
                 visitor.tell("return done")
             for job_id in again:

@@ -97,3 +97,12 @@ def test_json_escapes_what_a_terminal_obeys_and_means_the_same() -> None:
     line = text.json_line(value)
     assert line.isprintable()
     assert json.loads(line) == {"a": "\x9b31m\u202e\x7f é\n", "raw": {"b": "\x9b"}}
+
+
+def test_progress_is_rounded_down_and_may_be_words_alone() -> None:
+    assert text.progress(0.29, "chunk 2") == "29 % chunk 2"
+    assert text.progress(0.9999, "") == "99 %"
+    assert text.progress(1.0, None) == "100 %"
+    assert text.progress(None, "warming up") == "warming up"
+    assert text.progress(None, None) == ""
+    assert [text.times(count) for count in (1, 2, 3)] == ["once", "twice", "3 times"]
