@@ -336,7 +336,7 @@ def _row(line: Line) -> list[Cell | str]:
     bar = ""
     if line.progress is not None:
         full = round(line.progress * BAR)
-        bar = "█" * full + "░" * (BAR - full) + f" {line.progress:4.0%}"
+        bar = f"{line.progress:4.0%} " + "█" * full + "░" * (BAR - full)
     note = Cell("canceling", "yellow") if line.is_canceling else Cell(line.note, "dim")
     return [
         line.host,
@@ -374,6 +374,8 @@ def _keys(seconds: float) -> list[str]:
     pressed = os.read(fd, 64)
     if pressed in _ARROWS:
         return [_ARROWS[pressed]]
-    if not pressed or pressed == b"q":
+    if not pressed:
         return ["quit"]
-    return [chr(byte) for byte in pressed if 32 < byte < 127]
+    if pressed in (b"\n", b"\r", b"\x1b"):
+        return ["back"]
+    return ["quit" if byte == ord("q") else chr(byte) for byte in pressed if 32 <= byte < 127]

@@ -61,7 +61,7 @@ def test_everything_is_there_without_a_window() -> None:
     assert [row[0] for row in queues.rows] == ["q1", "q0"]
     assert slots.title == "1 of 2 slots busy on 2 hosts · 12.3 attempts end in a second"
     busy = next(row for row in slots.plain().splitlines() if "thumbnail" in row)
-    for part in ("beta", "200", "1000", "1m 1s", "████░░░░░░  40%", "97%", "50 MiB", "200 MiB", "chunk 12 of 30"):
+    for part in ("beta", "200", "1000", "1m 1s", "40% ████░░░░░░", "97%", "50 MiB", "200 MiB", "chunk 12 of 30"):
         assert part in busy
 
 
