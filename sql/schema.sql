@@ -1074,6 +1074,21 @@ CREATE TABLE tasuki.upkeep (
 )
 WITH (fillfactor='50');
 
+CREATE UNLOGGED TABLE tasuki.waiter (
+    job_id bigint NOT NULL,
+    expires_at timestamp with time zone DEFAULT (clock_timestamp() + '00:01:00'::interval) NOT NULL,
+    id bigint NOT NULL
+);
+
+ALTER TABLE tasuki.waiter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME tasuki.waiter_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_completed FOR VALUES IN ('completed');
 
 ALTER TABLE ONLY tasuki.job_archive ATTACH PARTITION tasuki.job_archive_failed FOR VALUES IN ('failed', 'canceled');
@@ -1116,6 +1131,9 @@ ALTER TABLE ONLY tasuki.unique_key
 
 ALTER TABLE ONLY tasuki.upkeep
     ADD CONSTRAINT upkeep_pkey PRIMARY KEY (task);
+
+ALTER TABLE ONLY tasuki.waiter
+    ADD CONSTRAINT waiter_pkey PRIMARY KEY (id);
 
 CREATE INDEX attempt_job ON ONLY tasuki.attempt USING btree (job_id, lease_no);
 

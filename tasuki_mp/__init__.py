@@ -21,6 +21,8 @@ from tasuki_mp.errors import (
     EmbeddedError,
     EnqueueInHandlerError,
     HandlerError,
+    JobCanceledError,
+    JobFailedError,
     MapError,
     PayloadError,
     ResultError,
@@ -28,6 +30,7 @@ from tasuki_mp.errors import (
     SoftTimeout,
     TasukiError,
     UnknownHandlerError,
+    UnknownJobError,
 )
 from tasuki_mp.handlers import Handler
 from tasuki_mp.job import Job, Progress, State
@@ -68,6 +71,8 @@ __all__ = [
     "HandlerError",
     "IdRanges",
     "Job",
+    "JobCanceledError",
+    "JobFailedError",
     "JobFilter",
     "JobHandle",
     "JobPage",
@@ -86,6 +91,7 @@ __all__ = [
     "Tasuki",
     "TasukiError",
     "UnknownHandlerError",
+    "UnknownJobError",
     "__version__",
 ]
 

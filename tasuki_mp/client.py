@@ -7,6 +7,7 @@ only if the caller commits. Without, on a small pool of this process, opened at 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import (
@@ -25,7 +26,9 @@ from psycopg import errors as pg
 from tasuki_mp import batching
 from tasuki_mp.batching import AsyncBatch, Batch, BatchLine
 from tasuki_mp.errors import DatabaseError
+from tasuki_mp.handles import AsyncJobHandle, JobHandle
 from tasuki_mp.job import Job, Progress, State, row_of
+from tasuki_mp.results import MOST_LISTENERS
 from tasuki_mp.steering import AsyncSteering, Steering
 from tasuki_mp.store import bulk, produce
 from tasuki_mp.store.bulk import Intake, cursor, cursor_async, explained
@@ -45,64 +48,6 @@ Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
 
 
-class JobHandle:
-    """A job that was enqueued."""
-
-    __slots__ = ("_client", "followers", "id", "is_new")
-
-    def __init__(self, job_id: int, client: Client, *, is_new: bool = True, followers: Iterable[int] = ()) -> None:
-        self.id = job_id
-        self.followers = tuple(JobHandle(follower, client) for follower in followers)
-        """The jobs that were enqueued to run after it."""
-        self.is_new = is_new
-        """False: its unique key was taken, and this is the job that stands."""
-        self._client = client
-
-    def __repr__(self) -> str:
-        return f"JobHandle({self.id})"
-
-    def status(self, conn: Connection | None = None) -> State | None:
-        """Where the job stands; None if there is no such job, or not yet, or not any more."""
-        return self._client.status(self.id, conn)
-
-    def progress(self, conn: Connection | None = None) -> Progress | None:
-        """How far the job says it is; None while it does not run, or says nothing."""
-        return self._client.progress(self.id, conn)
-
-    def cancel(self, conn: Connection | None = None) -> CancelVerdict:
-        """Cancel the job; what came of it."""
-        return self._client.cancel([self.id], conn)[self.id]
-
-
-class AsyncJobHandle:
-    """A job that was enqueued, for asyncio."""
-
-    __slots__ = ("_client", "followers", "id", "is_new")
-
-    def __init__(self, job_id: int, client: AsyncClient, *, is_new: bool = True, followers: Iterable[int] = ()) -> None:
-        self.id = job_id
-        self.followers = tuple(AsyncJobHandle(follower, client) for follower in followers)
-        """The jobs that were enqueued to run after it."""
-        self.is_new = is_new
-        """False: its unique key was taken, and this is the job that stands."""
-        self._client = client
-
-    def __repr__(self) -> str:
-        return f"AsyncJobHandle({self.id})"
-
-    async def status(self, conn: AsyncConnection | None = None) -> State | None:
-        """Where the job stands; None if there is no such job, or not yet, or not any more."""
-        return await self._client.status(self.id, conn)
-
-    async def progress(self, conn: AsyncConnection | None = None) -> Progress | None:
-        """How far the job says it is; None while it does not run, or says nothing."""
-        return await self._client.progress(self.id, conn)
-
-    async def cancel(self, conn: AsyncConnection | None = None) -> CancelVerdict:
-        """Cancel the job; what came of it."""
-        return (await self._client.cancel([self.id], conn))[self.id]
-
-
 class Client(Steering):
     """Enqueues and cancels jobs, looks at them and changes them. Safe to use from several threads, and after a fork.
 
@@ -113,6 +58,8 @@ class Client(Steering):
     def __init__(self, database: str | psycopg_pool.ConnectionPool[Any] | None = None) -> None:
         self._pools = Pools(database)
         self._told = _Throttle()
+        self.ears = threading.Semaphore(MOST_LISTENERS)
+        """Those of its connections that wait for results."""
 
     def __enter__(self) -> Self:
         return self
@@ -264,6 +211,8 @@ class AsyncClient(AsyncSteering):
     def __init__(self, database: str | psycopg_pool.AsyncConnectionPool[Any] | None = None) -> None:
         self._pools = AsyncPools(database)
         self._told = _Throttle()
+        self.ears = threading.Semaphore(MOST_LISTENERS)
+        """Those of its connections that wait for results."""
 
     async def __aenter__(self) -> Self:
         return self

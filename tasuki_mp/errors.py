@@ -5,6 +5,8 @@ Each error carries its facts as attributes, and its text says what to do next.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class TasukiError(Exception):
     """The root: whatever tasuki-mp raises on purpose is one of these."""
@@ -44,6 +46,34 @@ class BatchError(TasukiError):
     def __init__(self, batch_id: int) -> None:
         super().__init__(f"there is no batch {batch_id}")
         self.batch_id = batch_id
+
+
+class JobFailedError(TasukiError):
+    """A job whose result was asked for has failed; `error` is what was recorded: kind, type, message, traceback …"""
+
+    def __init__(self, job_id: int, error: dict[str, Any]) -> None:
+        super().__init__(f"job {job_id} failed: {error.get('type', '?')}: {error.get('message', '')}".rstrip(": "))
+        self.job_id = job_id
+        self.error = error
+
+
+class JobCanceledError(TasukiError):
+    """A job whose result was asked for was canceled."""
+
+    def __init__(self, job_id: int, error: dict[str, Any]) -> None:
+        super().__init__(f"job {job_id} was canceled: {error.get('message') or 'nobody said why'}")
+        self.job_id = job_id
+        self.error = error
+
+
+class UnknownJobError(TasukiError):
+    """There is no such job: not yet, because the transaction that enqueues it is open, or not any more."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(
+            f"there is no job {job_id}: either the transaction that enqueues it has not been committed, or it was deleted"
+        )
+        self.job_id = job_id
 
 
 class PayloadError(TasukiError):

@@ -115,6 +115,14 @@ told as materialized (
       and (%(delays)s::float8[])[width_bucket(id, %(ids)s::bigint[])] < 1
     group by queue
   ) as due
+  union all
+  -- Costs one look into a small table, and a notification only where somebody waits for that very job.
+  select pg_notify('tasuki_done', job_id::text)
+  from locked
+  where
+    job_id is not null
+    and kind in ('completed', 'failed', 'canceled')
+    and job_id = any(array(select w.job_id from tasuki.waiter as w))
 )
 select
   locked.id,

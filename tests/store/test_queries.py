@@ -113,6 +113,7 @@ SAMPLES: dict[str, Any] = {
     "on_success": None,
     "state": "{}",
     "version": "1",
+    "waiter": 1,
     "ends_ats": [None, None],
     "is_paused": True,
     "jitters": [0.0, 1.5],
