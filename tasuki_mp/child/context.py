@@ -8,9 +8,9 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from tasuki_mp import payload, wire
-from tasuki_mp.child.board import Board
 from tasuki_mp.child.scratch import Scratch
 from tasuki_mp.errors import CheckpointError
+from tasuki_mp.statefile import Key
 from tasuki_mp.wire import StopReason
 
 T = TypeVar("T")
@@ -20,6 +20,13 @@ class Page(Protocol):
     """The words that this child shares with its supervisor (`wire.PAGE_…`)."""
 
     def __getitem__(self, index: int, /) -> int: ...
+
+
+class Board(Protocol):
+    """Takes what the job says of itself: `tasuki_mp.child.board.Board`, or what stands in for it in tests."""
+
+    def progress(self, key: Key, fraction: float | None, note: str, /) -> None: ...
+    def checkpoint(self, key: Key, state: Any, /, *, wait: bool) -> None: ...
 
 
 _NO_PAGE: Final[Page] = (0,) * wire.PAGE_WORDS

@@ -19,31 +19,20 @@ from typing import Any, Final, assert_never
 import msgspec
 
 from tasuki_mp import handlers, wire
-from tasuki_mp.child import application, guard
+from tasuki_mp.child import answer, application, guard
 from tasuki_mp.child.backstop import Backstop
 from tasuki_mp.child.board import Board
 from tasuki_mp.child.context import Context
-from tasuki_mp.child.describe import clip, describe, storable
 from tasuki_mp.child.each import call_each, is_list
 from tasuki_mp.child.interrupts import Interrupts
 from tasuki_mp.child.output import Output
 from tasuki_mp.child.resources import Resources
 from tasuki_mp.child.scratch import Scratch
 from tasuki_mp.child.tidy import Tidiness
-from tasuki_mp.errors import PayloadError
 from tasuki_mp.handlers import Handler
 from tasuki_mp.outcome import (
-    AskedCancel,
-    AskedRetry,
-    AskedSnooze,
-    Cancel,
-    ErrorInfo,
-    ErrorKind,
     Outcome,
-    Raised,
-    Retry,
     Returned,
-    Snooze,
 )
 
 Page = Array[c_uint64]
@@ -171,9 +160,9 @@ class Child:
         if timeout is not None:
             self._backstop.arm(timeout + wire.BACKSTOP_SECONDS)
         try:
-            outcome = self._call(handler, job) if handler else _unknown(job.handler)
+            outcome = self._call(handler, job) if handler else answer.to_unknown(job.handler)
         except BaseException as error:  # noqa: BLE001  a handler may raise anything, SystemExit and worse included
-            outcome = self._interrupts.outcome(error, job, started) or _raised(handler, job, error)
+            outcome = self._interrupts.outcome(error, job, started) or answer.to_error(error, handler, job.attempt)
         if timeout is not None:
             self._backstop.disarm()
         handlers.running_job = None
@@ -225,17 +214,7 @@ class Child:
             value = call_each(handler, job.payload, injected, call)
         else:
             value = call({**handler.decode(job.payload), **injected})
-        match value:
-            case None:
-                return Returned(None)
-            case Retry():
-                return AskedRetry(value.after, value.memory, value.timeout)
-            case Snooze():
-                return AskedSnooze(value.after)
-            case Cancel():
-                return AskedCancel(clip(storable(value.reason), 4096))
-            case _:
-                return Returned(handlers.encode_result(value, limit=self._max_result))
+        return answer.to_value(value, limit=self._max_result)
 
     def _tell(self, packet: bytes) -> None:
         try:
@@ -243,32 +222,6 @@ class Child:
         except OSError:
             # The job closed our sockets, or the supervisor is gone: nobody can learn anything from this process any more.
             os._exit(_LOST_SUPERVISOR)
-
-
-def _unknown(name: str) -> Outcome:
-    message = f"this application has no handler {name!r}"
-    return Raised(ErrorInfo(kind=ErrorKind.UNKNOWN_HANDLER, type="UnknownHandlerError", message=message))
-
-
-def _raised(handler: Handler[..., Any] | None, job: wire.RunJob, error: BaseException) -> Outcome:
-    info = describe(error)
-    match info.kind:
-        case ErrorKind.BAD_RESULT:
-            return Raised(info, is_retryable=False)
-        case ErrorKind.BAD_PAYLOAD:
-            # A payload that does not fit may be one from a newer release that another host runs already; one that is
-            # no readable JSON fits nowhere.
-            return Raised(info, is_retryable=not (isinstance(error, PayloadError) and error.path == "$"))
-        case _:
-            pass
-    if handler is None:
-        return Raised(info)
-    try:
-        is_retryable, delay = handler.answer(error, job.attempt)
-    except BaseException as broken:  # noqa: BLE001  the backoff function is user code too
-        note = f"{info.message}\n(its handler's backoff function raised {type(broken).__name__}; the default was used)"
-        return Raised(msgspec.structs.replace(info, message=clip(note, 4096)))
-    return Raised(info, is_retryable, delay)
 
 
 def _wait_to_be_killed() -> None:

@@ -16,9 +16,9 @@ log = logging.getLogger("tasuki_mp.child")
 class Resources:
     """Builds what handlers ask for by name, together with whatever that needs."""
 
-    def __init__(self, declared: Mapping[str, Resource[Any]]) -> None:
+    def __init__(self, declared: Mapping[str, Resource[Any]], built: Mapping[str, Any] | None = None) -> None:
         self._declared = declared
-        self._built: dict[str, Any] = {}
+        self._built: dict[str, Any] = dict(built or {})
         self._open: list[tuple[str, Iterator[Any]]] = []
 
     def is_built(self, name: str) -> bool:

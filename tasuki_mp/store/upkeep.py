@@ -15,7 +15,7 @@ from tasuki_mp.wire import HandlerInfo
 
 _REGISTER: Final = sql.query("register")
 _DEREGISTER: Final = sql.query("deregister")
-_REGISTER_HANDLERS: Final = sql.query("register_handlers")
+REGISTER_HANDLERS: Final = sql.query("register_handlers")
 _OTHER_SUPERVISORS: Final = sql.query("other_supervisors")
 _POSTMASTER_UPTIME: Final = sql.query("postmaster_uptime")
 _ENSURE_PARTITIONS: Final = sql.query("ensure_partitions")
@@ -91,18 +91,20 @@ async def deregister(conn: AsyncConnection, owner: UUID) -> bool:
 
 async def register_handlers(conn: AsyncConnection, infos: Sequence[HandlerInfo], version: str) -> None:
     """Remember these handlers and their defaults, for producers without the code. The newest start wins."""
+    await conn.execute(REGISTER_HANDLERS, handler_parameters(infos, version))
+
+
+def handler_parameters(infos: Sequence[HandlerInfo], version: str) -> dict[str, Any]:
+    """The parameters of REGISTER_HANDLERS."""
     infos = sorted(infos, key=lambda info: info.name)
-    await conn.execute(
-        _REGISTER_HANDLERS,
-        {
-            "names": [info.name for info in infos],
-            "queues": [info.queue for info in infos],
-            "priorities": [info.priority for info in infos],
-            "max_attempts": [info.max_attempts for info in infos],
-            "options": [msgspec.json.encode(info.policy).decode() for info in infos],
-            "version": version,
-        },
-    )
+    return {
+        "names": [info.name for info in infos],
+        "queues": [info.queue for info in infos],
+        "priorities": [info.priority for info in infos],
+        "max_attempts": [info.max_attempts for info in infos],
+        "options": [msgspec.json.encode(info.policy).decode() for info in infos],
+        "version": version,
+    }
 
 
 async def other_supervisors(conn: AsyncConnection, *, own: UUID) -> list[OtherSupervisor]:

@@ -19,10 +19,10 @@ from tasuki_mp.job import Lease
 from tasuki_mp.limits import Reach
 from tasuki_mp.outcome import Settled, SettledKind
 
-_LEASE: Final = sql.query("lease")
-_LEASE_LIMITED: Final = sql.query("lease_limited")
+LEASE: Final = sql.query("lease")
+LEASE_LIMITED: Final = sql.query("lease_limited")
 _HEARTBEAT: Final = sql.query("heartbeat")
-_FINISH: Final = sql.query("finish")
+FINISH: Final = sql.query("finish")
 _VERDICT: Final = sql.query("verdict")
 _RESCUE: Final = sql.query("rescue")
 _RELEASE_UNKNOWN: Final = sql.query("release_unknown")
@@ -115,27 +115,30 @@ async def lease(
     """
     if limit <= 0 or not entries:
         return []
-    cursor = await conn.execute(
-        _LEASE,
-        {
-            "owner": owner,
-            "lease_for": lease_for,
-            "queues": [entry.queue for entry in entries],
-            "priorities": [entry.priority for entry in entries],
-            "after_ats": [entry.after_at for entry in entries],
-            "after_ids": [entry.after_id for entry in entries],
-            "mosts": [entry.limit for entry in entries],
-            **reach.parameters,
-            "most": limit,
-            "now": now,
-        },
-        prepare=True,
-        binary=True,
-    )
+    parameters = lease_parameters(owner, lease_for, entries, reach, limit, now)
+    cursor = await conn.execute(LEASE, parameters, prepare=True, binary=True)
     rank = {(entry.queue, entry.priority): index for index, entry in enumerate(entries)}
     leases = [Lease(*(*row, sent_at)) for row in await cursor.fetchall()]
     leases.sort(key=lambda taken: (rank[taken.queue, taken.priority], taken.scheduled_at, taken.id))
     return leases
+
+
+def lease_parameters(
+    owner: UUID, lease_for: float, entries: Sequence[LeaseEntry], reach: Reach, limit: int, now: datetime | None
+) -> dict[str, Any]:
+    """The parameters of LEASE."""
+    return {
+        "owner": owner,
+        "lease_for": lease_for,
+        "queues": [entry.queue for entry in entries],
+        "priorities": [entry.priority for entry in entries],
+        "after_ats": [entry.after_at for entry in entries],
+        "after_ids": [entry.after_id for entry in entries],
+        "mosts": [entry.limit for entry in entries],
+        **reach.parameters,
+        "most": limit,
+        "now": now,
+    }
 
 
 async def lease_limited(
@@ -151,7 +154,7 @@ async def lease_limited(
 ) -> list[Lease]:
     """Take up to `limit` due jobs from a queue that has limits. Nothing, while somebody else leases from it."""
     cursor = await conn.execute(
-        _LEASE_LIMITED,
+        LEASE_LIMITED,
         {
             "queue": queue,
             **reach.parameters,
@@ -185,27 +188,8 @@ async def finish(
 async def _finish_batch(
     conn: AsyncConnection, owner: UUID, batch: Sequence[FinishItem], *, notify: bool
 ) -> list[Finished]:
-    cursor = await conn.execute(
-        _FINISH,
-        {
-            "owner": owner,
-            "ids": _numbers([item.id for item in batch]),
-            "lease_nos": _numbers([item.lease_no for item in batch]),
-            "kinds": [item.settled.kind for item in batch],
-            "results": [item.settled.result for item in batch],
-            "errors": [None if (e := item.settled.error) is None else _json(e) for item in batch],
-            "usages": [item.usage for item in batch],
-            "outputs": [item.output for item in batch],
-            "ran_fors": _numbers([item.ran_for for item in batch]),
-            "checkpoints": [item.checkpoint for item in batch],
-            "crashes": _numbers([int(item.settled.is_crash) for item in batch]),
-            "delays": _numbers([item.settled.delay for item in batch]),
-            "limits": [None if (limits := item.settled.limits) is None else limits.text for item in batch],
-            "notify": notify,
-        },
-        prepare=True,
-        binary=True,
-    )
+    parameters = finish_parameters(owner, batch, notify=notify)
+    cursor = await conn.execute(FINISH, parameters, prepare=True, binary=True)
     rows = await cursor.fetchall()
     finished = [
         Finished(job_id, lease_no, "applied", kind, batch_id)
@@ -228,6 +212,26 @@ async def _finish_batch(
     for job_id, lease_no, verdict, kind in await cursor.fetchall():
         finished.append(Finished(job_id, lease_no, verdict, kind or asked[job_id]))
     return finished
+
+
+def finish_parameters(owner: UUID, batch: Sequence[FinishItem], *, notify: bool) -> dict[str, Any]:
+    """The parameters of FINISH; the items come by ascending id, each id once."""
+    return {
+        "owner": owner,
+        "ids": _numbers([item.id for item in batch]),
+        "lease_nos": _numbers([item.lease_no for item in batch]),
+        "kinds": [item.settled.kind for item in batch],
+        "results": [item.settled.result for item in batch],
+        "errors": [None if (e := item.settled.error) is None else _json(e) for item in batch],
+        "usages": [item.usage for item in batch],
+        "outputs": [item.output for item in batch],
+        "ran_fors": _numbers([item.ran_for for item in batch]),
+        "checkpoints": [item.checkpoint for item in batch],
+        "crashes": _numbers([int(item.settled.is_crash) for item in batch]),
+        "delays": _numbers([item.settled.delay for item in batch]),
+        "limits": [None if (limits := item.settled.limits) is None else limits.text for item in batch],
+        "notify": notify,
+    }
 
 
 def heartbeat(

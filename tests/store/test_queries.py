@@ -48,6 +48,7 @@ SAMPLES: dict[str, Any] = {
     "id": 1,
     "ids": "{1,2}",
     "is_gone": False,
+    "is_patient": False,
     "is_last": False,
     "is_told": True,
     "keep": 50,

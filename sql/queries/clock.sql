@@ -1,0 +1,2 @@
+-- The database's clock, not the transaction's start. Locks: nothing. Index: none.
+select clock_timestamp()
