@@ -39,6 +39,7 @@ _DECLARED: Final = sql.query("declared_handler")
 @click.option(
     "--on-conflict", type=click.Choice(["skip", "replace", "raise"]), default="skip", help="If one has.  [skip]"
 )
+@click.option("--batch", metavar="NAME", help="The jobs of the file are a batch of that name; see `tasuki-mp batch`.")
 @click.option("--chunk", type=click.IntRange(1), metavar="N", help="Commit after every N jobs, not once at the end.")
 @click.option(
     "--skip-bad",
@@ -158,13 +159,20 @@ def _template(options: Options, queue: str = "", priority: int | None = None, at
 
 def _require_agreement(options: Options) -> None:
     if options.file is None:
-        for name, value in (("--chunk", options.chunk), ("--skip-bad", options.skip_bad), ("--format", options.form)):
+        for name, value in (
+            ("--batch", options.batch),
+            ("--chunk", options.chunk),
+            ("--skip-bad", options.skip_bad),
+            ("--format", options.form),
+        ):
             if value is not None:
                 raise ConfigError(f"{name} is for a --file of jobs")
     elif options.payload is not None:
         raise ConfigError("give a payload or --file, not both")
     if options.timeout is not None and not options.is_waiting:
         raise ConfigError("--timeout says how long --wait waits: give both")
+    if options.batch is not None and not (1 <= len(options.batch) <= 200 and options.batch.isprintable()):
+        raise ConfigError(f"--batch: a batch's name has 1 to 200 printable characters, not {options.batch!r:.100}")
     if options.unique_key is not None:
         require_text(options.unique_key, "the unique key")
 

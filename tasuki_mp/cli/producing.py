@@ -23,7 +23,7 @@ from tasuki_mp.cli.waiting import Outcome
 from tasuki_mp.config import ExitCode
 from tasuki_mp.errors import ConfigError, LineError, PayloadError
 from tasuki_mp.job import Job, JobRow, OnConflict
-from tasuki_mp.store import bulk, named_lock, produce
+from tasuki_mp.store import batches, bulk, named_lock, produce
 from tasuki_mp.store.bulk import Intake
 from tasuki_mp.store.copying import IdRanges
 from tasuki_mp.store.look import Connection
@@ -45,6 +45,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     delay: float
     unique_key: str | None
     on_conflict: OnConflict
+    batch: str | None
     chunk: int | None
     skip_bad: Path | None
     is_dry: bool
@@ -77,6 +78,7 @@ class Run:
         self._options = options
         self._database = database
         self._conn = conn
+        self._batch_id: int | None = None
 
     def all(self, template: JobRow, check: Check) -> int:
         """Enqueue, wait if that is wished, and say what came of it; the exit code."""
@@ -115,18 +117,36 @@ class Run:
             finish = _finishing(options)
             feed = Feed(source, check, template, finish=finish, aside=aside, progress=_reporting(report))
             rows = feed.rows()
-            while True:
+            is_open = True
+            while is_open:
                 begun = feed.last_line
                 try:
                     intake = Intake(rows if options.chunk is None else islice(rows, options.chunk))
-                    if intake:
-                        ranges += bulk.insert(self._conn, intake, is_ours=True).ids.ranges
+                    is_open = bool(intake) and options.chunk is not None
+                    ranges += self._insert(intake, is_last=not is_open)
                 except LineError as error:
+                    if ranges:
+                        self._insert(Intake(()), is_last=True)  # the batch has what was committed, and no more
                     raise LineError(error.source, error.line, f"{error.reason}; {_kept(ranges, begun)}") from error
                 if aside is not None:
                     aside.keep()
-                if not intake or options.chunk is None:
-                    return IdRanges(ranges)
+        return IdRanges(ranges)
+
+    def _insert(self, intake: Intake, *, is_last: bool) -> tuple[range, ...]:
+        """One transaction; the ids. If the jobs are to be a batch, the first one begins it and the last one ends it."""
+        if self._options.batch is None:
+            return bulk.insert(self._conn, intake, is_ours=True).ids.ranges if intake else ()
+        with bulk.transaction(self._conn), bulk.explained():
+            if self._batch_id is None and intake:
+                named = {"name": self._options.batch, "state": "{}"}
+                nothing = dict.fromkeys(("on_complete", "on_success", "on_failure"))
+                self._batch_id = batches.batch_id(self._conn.execute(batches.CREATE, {**named, **nothing}).fetchone())
+            ids = IdRanges()
+            if intake:
+                ids = bulk.insert(self._conn, intake, is_ours=True, batch_id=self._batch_id).ids
+            added = {"id": self._batch_id, "count": len(ids), "is_sealed": is_last, "state": None}
+            self._conn.execute(batches.SEAL, added)
+        return ids.ranges
 
     def _wait(self, ids: IdRanges) -> Outcome:
         def renew(conn: Connection) -> None:
@@ -143,12 +163,15 @@ class Run:
             click.echo(str(ids[0]))
         elif sys.stderr.isatty():
             rate = f", {text.number(round(len(ids) / taken))} a second" if len(ids) > 999 else ""
-            click.echo(f"{_jobs(len(ids))} enqueued in {text.duration(taken)}{rate}", err=True)
+            batch = "" if self._batch_id is None else f"batch {self._batch_id}: "
+            click.echo(f"{batch}{_jobs(len(ids))} enqueued in {text.duration(taken)}{rate}", err=True)
 
     def _say_all(self, ids: IdRanges, outcome: Outcome | None, aside: Aside | None) -> None:
         options = self._options
         if options.is_json:
             said: dict[str, Any] = {"id": ids[0]} if options.file is None else _summary(ids, aside)
+            if self._batch_id is not None:
+                said["batch"] = self._batch_id
             click.echo(text.json_line({**said, **(outcome.counts if outcome else {})}))
         troubles = []
         if aside is not None and aside.first is not None:

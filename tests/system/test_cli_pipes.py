@@ -173,10 +173,30 @@ def test_unique_keys_are_made_of_the_payload(tasuki: Tasuki, dsn: str, conn: Con
     assert "$.t: missing, and the unique key is made of it" in missing.err
 
 
+@pytest.mark.parametrize("chunk", [[], ["--chunk", "2"]], ids=["at once", "in chunks"])
+def test_the_jobs_of_a_file_may_be_a_batch(
+    tasuki: Tasuki, dsn: str, conn: Conn, tmp_path: Path, chunk: list[str]
+) -> None:
+    (tmp_path / "j.jsonl").write_text("{}\n" * 5)
+    options = ("enqueue", "h", "--file", "j.jsonl", "--queue", "q", "--batch", "nightly", *chunk, "--dsn", dsn)
+    ended = tasuki(*options, "--json")
+    assert conn.execute("SELECT id, name, total, sealed_at IS NOT NULL FROM tasuki.batch").fetchall() == [
+        (ended.json["batch"], "nightly", 5, True)
+    ]
+    assert conn.execute("SELECT DISTINCT batch_id FROM tasuki.job").fetchall() == [(ended.json["batch"],)]
+    (tmp_path / "j.jsonl").write_text("{}\n{}\n{}\nx\n")
+    assert tasuki(*options).code == ExitCode.USAGE
+    # What was committed before the bad line is a batch of its own, and can end.
+    rest = conn.execute("SELECT total, sealed_at IS NOT NULL FROM tasuki.batch WHERE id > %s", (ended.json["batch"],))
+    assert rest.fetchall() == ([(2, True)] if chunk else [])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["{}", "--file", "x"], "a payload or --file, not both"),
+        (["--batch", "x"], "--batch is for a --file"),
+        (["--file", "x", "--batch", "a\nb"], "--batch: a batch's name has 1 to 200 printable characters"),
         (["--chunk", "2"], "--chunk is for a --file"),
         (["--skip-bad", "x"], "--skip-bad is for a --file"),
         (["--timeout", "1s"], "give both"),
