@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -52,6 +52,14 @@ class ExitCode(IntEnum):
     """Another run holds the lock."""
 
 
+class Keep(msgspec.Struct, frozen=True, kw_only=True):
+    """How long finished jobs are kept, in seconds; None: for ever."""
+
+    completed: float | None = 7 * 86_400.0
+    failed: float | None = 30 * 86_400.0
+    """Canceled ones too."""
+
+
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything `tasuki-mp run` was told. Durations are seconds."""
 
@@ -68,6 +76,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     poll: float = 1.0
     drain: Literal["all", "due"] | None = None
     http: tuple[str, int] | None = None
+    keep: Keep = Keep()
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
     notify: bool = True
@@ -94,21 +103,7 @@ def run_config(
     directory: Path | None = None,
 ) -> RunConfig:
     """The RunConfig out of `given` (option name → raw value; None: not given) and of all that may stand behind it."""
-    sources: list[tuple[Callable[[str], str], Mapping[str, object]]] = [
-        ("--{}".format, {name: value for name, value in given.items() if value is not None}),
-        (_variable, {name: environ[_variable(name)] for name in PARSERS if environ.get(_variable(name), "").strip()}),
-    ]
-    sources += [(f"{path}: {{}}".format, options) for path, options in _files(config_file, environ, directory)]
-    values: dict[str, Any] = {}
-    for name, parse in PARSERS.items():
-        for label, options in sources:
-            if name not in options:
-                continue
-            try:
-                values[_FIELDS.get(name) or name.replace("-", "_")] = parse(options[name])
-            except ValueError as error:
-                raise ConfigError(f"{label(name)}: {error}") from None
-            break
+    values = _values(PARSERS.keys(), given, config_file, environ, directory)
     if "app" not in values:
         raise ConfigError(
             "which application? Give --app package.module:app, "
@@ -122,7 +117,50 @@ def run_config(
                 "give one for each slot, or fewer --procs"
             )
     values.setdefault("memory_limit", default_limit())
-    return RunConfig(dsn=dsn, **values)
+    return RunConfig(dsn=dsn, keep=_keep(values), **values)
+
+
+def keep_config(
+    given: Mapping[str, object],
+    *,
+    config_file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    directory: Path | None = None,
+) -> Keep:
+    """What `run` would be told about retention from the same places."""
+    return _keep(_values(("keep-completed", "keep-failed"), given, config_file, environ, directory))
+
+
+def _keep(values: dict[str, Any]) -> Keep:
+    """Takes what is said about retention out of the values."""
+    said = {name: values.pop(f"keep_{name}") for name in ("completed", "failed") if f"keep_{name}" in values}
+    return Keep(**said)
+
+
+def _values(
+    names: Collection[str],
+    given: Mapping[str, object],
+    config_file: Path | None,
+    environ: Mapping[str, str],
+    directory: Path | None,
+) -> dict[str, Any]:
+    """The parsed values of the options with these names, as far as any place says something."""
+    sources: list[tuple[Callable[[str], str], Mapping[str, object]]] = [
+        ("--{}".format, {name: value for name, value in given.items() if value is not None}),
+        (_variable, {name: environ[_variable(name)] for name in PARSERS if environ.get(_variable(name), "").strip()}),
+    ]
+    sources += [(f"{path}: {{}}".format, options) for path, options in _files(config_file, environ, directory)]
+    values: dict[str, Any] = {}
+    for name in names:
+        for label, options in sources:
+            if name not in options:
+                continue
+            try:
+                values[_FIELDS.get(name) or name.replace("-", "_")] = PARSERS[name](options[name])
+            except ValueError as error:
+                raise ConfigError(f"{label(name)}: {error}") from None
+            break
+    return values
 
 
 def _variable(option: str) -> str:

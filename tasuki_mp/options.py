@@ -16,6 +16,7 @@ from tasuki_mp.limits import parse_size
 
 MAX_WEIGHT: Final = 1000
 MAX_PROCS: Final = 4096
+_DAY: Final = 86_400.0
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
@@ -126,6 +127,16 @@ _SWITCHES: Final = {
 }
 
 
+def _keep(value: object) -> float | None:
+    """Seconds, or None for `forever`. Less than a day can't be kept: days are dropped as a whole."""
+    if isinstance(value, str) and value.strip().lower() == "forever":
+        return None
+    seconds = parse_duration(value)
+    if seconds < _DAY:
+        raise ValueError(f"{value!r} must be a day or more, or forever; for a single queue see `tasuki-mp queue keep`")
+    return seconds
+
+
 def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -190,6 +201,8 @@ PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "poll": _seconds(0.01, 3600),
     "drain": _drain,
     "http": parse_address,
+    "keep-completed": _keep,
+    "keep-failed": _keep,
     "log-level": _choice(*LOG_LEVELS),
     "log-format": _choice("text", "json"),
     "migrate": _switch,

@@ -18,7 +18,7 @@ locked as materialized (
     select
       j.id, j.handler, j.queue, j.status, j.payload, j.priority, j.attempt, j.max_attempts, j.crashes, j.created_at,
       j.scheduled_at, j.lease_no, j.owner, j.limits, j.key, j.unique_key,
-      j.retry_of
+      j.retry_of, j.batch_id
     from tasuki.job as j
     where j.id = asked.id
     limit 1
@@ -31,12 +31,13 @@ removed as (
 archived as (
   insert into tasuki.job_archive (
     id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error,
-    created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of
+    created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of, batch_id
   )
   select
     id, handler, queue, 'canceled', payload, attempt, max_attempts, crashes, priority,
     '{"kind": "canceled", "type": "Canceled", "message": "canceled on request while it was pending"}',
-    created_at, scheduled_at, ended_at, lease_no, null, limits, key, unique_key, retry_of
+    created_at, scheduled_at, ended_at, lease_no, null, limits, key, unique_key, retry_of,
+    batch_id
   from locked
   where verdict = 'canceled'
 ),

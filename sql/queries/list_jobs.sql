@@ -1,14 +1,18 @@
 -- A page of jobs below the id `before`, newest first, live and finished alike. It looks at no more than `examine` rows of
 -- each table, so it never takes long; `reached` says how far down it has seen everything, null meaning to the end. The
 -- archive is cut to the days and states that can be meant.
--- Locks: nothing. Indexes: primary key, job_archive_id, both backwards.
+-- Locks: nothing. Indexes: primary key, job_archive_id, both backwards; of a batch, job_batch and
+-- job_archive_batch.
 with live as materialized (
   select
     j.id, j.queue, j.handler, j.status, j.priority, j.attempt, j.max_attempts, j.created_at, j.scheduled_at, j.started_at,
     null::timestamptz as finished_at, j.held_by, j.cancel_requested_at is not null as is_cancel_requested, j.retry_of,
-    j.key, j.unique_key, j.last_error as error, j.created_at as counts_from
+    j.key, j.unique_key, j.batch_id, j.last_error as error, j.created_at as counts_from
   from tasuki.job as j
-  where %(has_live)s::boolean and (%(before)s::bigint is null or j.id < %(before)s)
+  where
+    %(has_live)s::boolean
+    and (%(before)s::bigint is null or j.id < %(before)s)
+    and (%(batch)s::bigint is null or j.batch_id = %(batch)s)
   order by j.id desc
   limit %(examine)s
 ),
@@ -16,10 +20,11 @@ final as materialized (
   select
     a.id, a.queue, a.handler, a.status, a.priority, a.attempt, a.max_attempts, a.created_at, a.scheduled_at, a.started_at,
     a.finished_at, null as held_by, false as is_cancel_requested, a.retry_of,
-    a.key, a.unique_key, a.error, a.finished_at as counts_from
+    a.key, a.unique_key, a.batch_id, a.error, a.finished_at as counts_from
   from tasuki.job_archive as a
   where
     (%(before)s::bigint is null or a.id < %(before)s)
+    and (%(batch)s::bigint is null or a.batch_id = %(batch)s)
     and (%(states)s::text[] is null or a.status = any(%(states)s))
     and (%(since)s::timestamptz is null or a.finished_at >= %(since)s)
   order by a.id desc
@@ -36,12 +41,13 @@ edge as (
 select
   edge.id as reached, job.id, job.queue, job.handler, job.status, job.priority, job.attempt, job.max_attempts,
   job.created_at, job.scheduled_at, job.started_at, job.finished_at, job.held_by, job.is_cancel_requested, job.retry_of,
-  job.key, job.error
+  job.key, job.batch_id, job.error
 from edge
 left join lateral (
   select
     seen.id, seen.queue, seen.handler, seen.status, seen.priority, seen.attempt, seen.max_attempts, seen.created_at,
     seen.scheduled_at, seen.started_at, seen.finished_at, seen.held_by, seen.is_cancel_requested, seen.retry_of, seen.key,
+    seen.batch_id,
     nullif(concat_ws(': ', seen.error ->> 'type', seen.error ->> 'message'), '') as error
   from (select * from live union all select * from final) as seen
   where

@@ -1,14 +1,15 @@
 -- Enqueue copies of these finished jobs, if they are in a queue and state that is meant, and none was made before; what came
 -- of each, and the copy's id (or that of the copy made before). The finished rows stay as they are. A checkpoint is copied
 -- along, and the copy's lease_no says so: at a first lease nobody looks for one. A unique key is taken again, unless another
--- job stands for it by now.
--- Locks: those keys, waiting for whoever is about to take one; lock_retries.sql comes first. Indexes: job_archive_id, job_retry_of, job_archive_retry_of.
+-- job stands for it by now. The copy belongs to the same batch, which is open again.
+-- Locks: those keys and batches, waiting for whoever has them; lock_retries.sql comes first.
+-- Indexes: job_archive_id, job_retry_of, job_archive_retry_of.
 with asked as materialized (
   select distinct unnest(%(ids)s::bigint[]) as id
 ),
 final as materialized (
   select
-    a.id, a.handler, a.queue, a.status, a.payload, a.priority, a.max_attempts, a.limits, a.key, a.unique_key,
+    a.id, a.handler, a.queue, a.status, a.payload, a.priority, a.max_attempts, a.limits, a.key, a.unique_key, a.batch_id,
     (
       select max(copies.id)
       from (
@@ -47,11 +48,12 @@ allowed as materialized (
 ),
 inserted as (
   insert into tasuki.job (
-    id, queue, handler, payload, priority, max_attempts, limits, scheduled_at, lease_no, key, unique_key, retry_of
+    id, queue, handler, payload, priority, max_attempts, limits, scheduled_at, lease_no, key, unique_key, retry_of,
+    batch_id
   )
   select
     new_id, queue, handler, payload, priority, max_attempts, limits, clock_timestamp(), has_checkpoint::integer, key,
-    unique_key, id
+    unique_key, id, batch_id
   from allowed
 ),
 checkpoints as (
@@ -60,6 +62,11 @@ checkpoints as (
   from allowed
   join tasuki.checkpoint as c on c.job_id = allowed.id
   where allowed.has_checkpoint
+),
+reopened as (
+  update tasuki.batch
+  set ended_at = null, completed = null, failed = null, canceled = null
+  where id = any(array(select batch_id from allowed where batch_id is not null))
 ),
 told as materialized (
   select pg_notify('tasuki_job', queue || ' 0') from (select distinct queue from allowed) as due

@@ -28,7 +28,7 @@ def cancel(**options: Any) -> int:
 
     Exits with 1 if there is no such job; one that had ended before is no error.
     """
-    has_filter = any(options[name] for name in ("queue", "handler", "key", "states", "since", "error"))
+    has_filter = any(options[name] for name in ("queue", "handler", "key", "batch", "states", "since", "error"))
     if not options["ids"] or has_filter or options["is_dry"]:
         return run(change.CANCEL, options)
     return _by_ids(options["dsn"], options["config_file"], options["ids"], is_json=options["is_json"])

@@ -25,6 +25,8 @@ COMMANDS: Final = {
     "queue": "tasuki_mp.cli.queue:queue",
     "batch": "tasuki_mp.cli.batch:batch",
     "replay": "tasuki_mp.cli.replay:replay",
+    "prune": "tasuki_mp.cli.prune:prune",
+    "export": "tasuki_mp.cli.export:export",
     "migrate": "tasuki_mp.cli.migrate:migrate",
     "demo": "tasuki_mp.demo.command:demo",
 }

@@ -27,6 +27,8 @@ from tasuki_mp.version import __version__
 @click.option("--grace", metavar="TIME", help="How long running jobs may go on after SIGTERM.  [30s]")
 @click.option("--poll", metavar="TIME", help="The longest wait before looking for jobs.  [1s]")
 @click.option("--http", metavar="HOST:PORT", help="Serve /healthz, /readyz and /metrics there.")
+@click.option("--keep-completed", metavar="TIME", help="How long completed jobs are kept, or `forever`.  [7d]")
+@click.option("--keep-failed", metavar="TIME", help="How long failed and canceled jobs are kept.  [30d]")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [info]")
 @click.option("--log-format", metavar="FORMAT", help="text or json.  [text]")
 @click.option("--migrate/--no-migrate", default=None, help="Bring the schema up to date first; else refuse.  [migrate]")

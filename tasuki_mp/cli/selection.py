@@ -19,7 +19,7 @@ from tasuki_mp.store.select import JobFilter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-STATES: Final = tuple(State)
+STATES: Final = tuple(state.value for state in State)
 _ID: Final = click.IntRange(1, 2**63 - 1)
 
 ids_argument: Final = click.argument("ids", metavar="[ID]...", nargs=-1, type=_ID)
@@ -34,6 +34,7 @@ def filter_options(command: F) -> F:
         ),
         click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="In this state; repeatable."),
         click.option("--key", metavar="KEY", help="With this key, or unique key."),
+        click.option("--batch", metavar="ID|NAME", help="Of this batch, or the newest of that name."),
         click.option("--handler", metavar="NAME", help="Of this handler."),
         click.option("--queue", metavar="NAME", help="In this queue."),
     ):
@@ -46,17 +47,25 @@ def job_filter(
     queue: str | None,
     handler: str | None,
     key: str | None,
+    batch: str | None,
     states: tuple[str, ...],
     since: str | None,
     error: str | None,
 ) -> JobFilter:
     """The filter that the options make. Raises ConfigError."""
-    for name, value in (("--queue", queue), ("--handler", handler), ("--key", key), ("--error", error)):
+    for name, value in (
+        ("--queue", queue),
+        ("--handler", handler),
+        ("--key", key),
+        ("--batch", batch),
+        ("--error", error),
+    ):
         require_text(value, name)
     return JobFilter(
         queue=queue_name(queue, "--queue"),
         handler=handler,
         key=key,
+        batch=int(batch) if batch is not None and re.fullmatch(r"[0-9]{1,18}", batch) else batch,
         states=frozenset(State(state) for state in states),
         since=None if since is None else moment(since, "--since"),
         error=error,
@@ -71,7 +80,7 @@ def selection(ids: tuple[int, ...], which: JobFilter) -> JobFilter | list[int]:
         return list(ids)
     if which.is_empty:
         raise ConfigError(
-            "which jobs? Give their ids, or filters such as --queue, --handler, --key, --state, --since, --error"
+            "which jobs? Give their ids, or filters such as --queue, --handler, --key, --batch, --state, --since"
         )
     return which
 

@@ -103,8 +103,13 @@ def print_tables(tables: Sequence[Table]) -> None:
 
 def json_line(value: object) -> str:
     """The value as one line of JSON that a terminal can't mistake for commands: what is unsafe stays escaped."""
+    return harmless(msgspec.json.encode(value).decode())
+
+
+def harmless(json: str) -> str:
+    """The same JSON, in which a terminal finds no commands."""
     # In JSON that is valid already, such characters stand in strings only, where an escape means the same.
-    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", msgspec.json.encode(value).decode())
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", json)
 
 
 def one_line(words: str) -> str:

@@ -12,6 +12,7 @@ from tasuki_mp.job import State
 from tasuki_mp.store.steps import Step, Steps
 
 _LIST: Final = sql.query("list_jobs")
+_NEWEST_BATCH: Final = sql.query("newest_batch")
 
 _EXAMINE: Final = 10_000
 """Rows of each table that one statement looks at, for those that match to be among them."""
@@ -28,6 +29,8 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     handler: str | None = None
     key: str | None = None
     """Its key, or its unique key, with or without the handler in front."""
+    batch: int | str | None = None
+    """Its id; or its name, which means the newest batch of that name."""
     states: frozenset[State] = frozenset()
     since: datetime | None = None
     """Finished since then; those that have not finished, enqueued since then."""
@@ -46,6 +49,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
             "queue": self.queue,
             "handler": self.handler,
             "key": self.key,
+            "batch": self.batch,
             "states": sorted(self.states) if self.states and self.states != ALL else None,
             "has_live": bool((self.states or ALL) & LIVE),
             "since": self.since,
@@ -55,7 +59,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_rare(self) -> bool:
         """Whether many rows may have to be looked at for a few that match."""
-        if self != JobFilter(states=self.states, since=self.since):
+        if self != JobFilter(states=self.states, since=self.since, batch=self.batch):
             return True
         # Finished jobs are cut by state and day already; live ones only by what they are compared with.
         return bool((self.states or ALL) & LIVE) and not self.is_empty
@@ -79,6 +83,7 @@ class JobSummary(msgspec.Struct, frozen=True):
     is_cancel_requested: bool
     retry_of: int | None
     key: str | None
+    batch_id: int | None
     error: str | None
     """Type and message of the last error."""
 
@@ -94,6 +99,11 @@ def page(which: JobFilter, *, limit: int = 100, cursor: int | None = None) -> St
     """Up to `limit` jobs. Each statement on the way looks at a bounded number of rows, however few of them match."""
     if not 1 <= limit <= _MOST:
         raise ValueError(f"a page has 1 to {_MOST} jobs, not {limit}")
+    if isinstance(which.batch, str):
+        batch = yield Step(_NEWEST_BATCH, {"name": which.batch})
+        if not batch:
+            return JobPage([], None)
+        which = msgspec.structs.replace(which, batch=batch[0][0])
     found: list[JobSummary] = []
     parameters = which.parameters
     examine = max(limit, _EXAMINE) if which.is_rare else limit

@@ -28,6 +28,8 @@ _DRAIN_UNKNOWN: Final = sql.query("drain_unknown")
 _DRAIN_PAUSED: Final = sql.query("drain_paused")
 _DRAIN_LARGER: Final = sql.query("drain_larger")
 _PAUSED_QUEUES: Final = sql.query("paused_queues")
+_CLAIM: Final = sql.query("claim_upkeep")
+_END_CLAIM: Final = sql.query("end_upkeep")
 
 ATTEMPTS_KEPT: Final = 50
 """Rows of history that a live job keeps at most."""
@@ -167,6 +169,16 @@ async def drain_left(conn: AsyncConnection, *, queues: Sequence[str], reach: Rea
 async def paused_queues(conn: AsyncConnection) -> list[str]:
     """The names of the queues that somebody has paused."""
     return [name for (name,) in await (await conn.execute(_PAUSED_QUEUES)).fetchall()]
+
+
+async def claim(conn: AsyncConnection, task: str, *, every: float) -> bool:
+    """Take on a task of the whole fleet, unless somebody has begun with it within `every` seconds."""
+    return bool(await _value(conn, _CLAIM, {"task": task, "every": every}))
+
+
+async def end_claim(conn: AsyncConnection, task: str) -> None:
+    """Say that the task is done, for whoever wonders."""
+    await conn.execute(_END_CLAIM, {"task": task})
 
 
 async def _value(conn: AsyncConnection, query: bytes, parameters: dict[str, Any]) -> Any:

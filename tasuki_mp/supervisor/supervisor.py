@@ -37,6 +37,7 @@ from tasuki_mp.supervisor.drain import Drain
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
 from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.housekeeper import Housekeeper
 from tasuki_mp.supervisor.keeper import Keeper
 from tasuki_mp.supervisor.leaser import Leaser
 from tasuki_mp.supervisor.link import Link, UnavailableError
@@ -205,6 +206,7 @@ class Supervisor:
                 "slots": overview(lambda: self._slots, lambda: flow.finished),
             },
         )
+        housekeeper = Housekeeper(config.dsn, upkeep_link, keep=config.keep)
         listener = Listener(config.dsn, owner=me.owner, events=self)
         self._upkeep = upkeep_link
         if config.drain is not None:
@@ -231,6 +233,7 @@ class Supervisor:
         tasks.watch(rescuer.start(), self._failed)
         tasks.watch(self._commands.start(), self._failed)
         tasks.watch(flow.closer.start(), self._failed)
+        tasks.watch(housekeeper.start(), self._failed)
         if config.notify:
             tasks.watch(listener.start(), self._failed)
         ticker = asyncio.create_task(self._tick_for_ever(), name="ticker")
@@ -254,6 +257,7 @@ class Supervisor:
         await listener.stop()  # only now: what still runs can be canceled, and asked where it is
         await rescuer.stop()
         await self._commands.stop()
+        await housekeeper.stop()
         await flow.keeper.stop()
         is_flushed = await flow.outbox.drained(FLUSH_FOR)
         await tasks.end(ticker)

@@ -42,6 +42,10 @@ class Terminal:
         while text not in ESCAPES.sub("", self.shown):
             assert self._read(), f"{text!r} was never shown, but {self.shown!r}"
 
+    def type(self, text: str) -> None:
+        """What a person types."""
+        os.write(self._controller, text.encode())
+
     def read_all(self) -> str:
         """Everything until the program closes the terminal."""
         while self._read():
@@ -118,3 +122,17 @@ def test_which_database_it_is_goes_beside_the_result(dsn: str) -> None:
         assert screen.process.wait() == 0
     assert first.startswith("database tasuki_test_")
     assert second.isdecimal()
+
+
+def test_a_person_is_asked_before_many_jobs_are_changed(dsn: str, conn: Connection) -> None:
+    jobs.fill(conn, 3)
+    for answer, left in (("n", 3), ("y", 0)):
+        with terminal("cancel", "--queue", "default", "--dsn", dsn) as screen:
+            screen.wait_for("cancel 3 jobs? [y/N]:")
+            screen.type(f"{answer}\n")
+            shown = screen.read_all()
+            assert screen.process.wait() == 0
+        assert ("nothing was done" in shown) == (left == 3)
+        assert len(conn.execute("SELECT FROM tasuki.job").fetchall()) == left
+    with terminal("delete", "--queue", "default", "--yes", "--dsn", dsn) as screen:
+        assert "deleted: 3 jobs" in screen.read_all()
