@@ -50,6 +50,10 @@ class ExitCode(IntEnum):
     """Jobs that were waited for are not final yet."""
     LOCKED = 9
     """Another run holds the lock."""
+    WARNINGS = 10
+    """`doctor` found what will become a problem."""
+    PROBLEMS = 11
+    """`doctor` found what keeps jobs from running, or may lose some."""
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "replay": "tasuki_mp.cli.replay:replay",
     "prune": "tasuki_mp.cli.prune:prune",
     "export": "tasuki_mp.cli.export:export",
+    "doctor": "tasuki_mp.cli.doctor:doctor",
     "migrate": "tasuki_mp.cli.migrate:migrate",
     "demo": "tasuki_mp.demo.command:demo",
 }

@@ -180,16 +180,13 @@ def status(
     with snapshot(conn):
         queues = queue_depths(conn, now=now)
         running = running_jobs(conn, limit=running_limit, now=now)
-        with conn.cursor(row_factory=class_row(SupervisorInfo)) as cursor_of_supervisors:
-            supervisors = cursor_of_supervisors.execute(_SUPERVISORS, {"now": now}).fetchall()
-        unknown = {str(handler): int(jobs) for handler, jobs in conn.execute(_UNKNOWN, {"now": now})}
         return Status(
             queues=queues,
             final=_final_counts(conn, timeout=final_timeout),
             running=running,
             running_total=sum(depth.running for depth in queues),
-            supervisors=supervisors,
-            unknown_handlers=unknown,
+            supervisors=supervisors(conn, now=now),
+            unknown_handlers=unknown_handlers(conn, now=now),
         )
 
 
@@ -197,6 +194,17 @@ def running_jobs(conn: Connection, *, limit: int, now: datetime | None = None) -
     """At most so many running jobs, those that run longest first."""
     with conn.cursor(row_factory=class_row(RunningJob)) as cursor:
         return cursor.execute(_RUNNING, {"now": now, "limit": limit}).fetchall()
+
+
+def supervisors(conn: Connection, *, now: datetime | None = None) -> list[SupervisorInfo]:
+    """All that registered and were not forgotten."""
+    with conn.cursor(row_factory=class_row(SupervisorInfo)) as cursor:
+        return cursor.execute(_SUPERVISORS, {"now": now}).fetchall()
+
+
+def unknown_handlers(conn: Connection, *, now: datetime | None = None) -> dict[str, int]:
+    """How many jobs are pending for each handler that no living supervisor knows."""
+    return {str(handler): int(jobs) for handler, jobs in conn.execute(_UNKNOWN, {"now": now})}
 
 
 def queue_depths(conn: Connection, *, now: datetime | None = None) -> list[QueueDepth]:

@@ -1,0 +1,114 @@
+"""What the doctor finds in a real database, and what its exit code says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from tasuki_mp.config import ExitCode
+from tests.support import jobs
+from tests.support.holder import Holder
+from tests.system.conftest import Tasuki
+
+Conn = psycopg.Connection[Any]
+
+
+def findings(tasuki: Tasuki, dsn: str) -> tuple[int, dict[str, str]]:
+    """The exit code, and topics with their worst severity. Settings of the tests' server are left out."""
+    ended = tasuki("doctor", "--json", "--dsn", dsn)
+    found: dict[str, str] = {}
+    for finding in ended.json["findings"]:
+        assert finding["what"]
+        assert finding["advice"]
+        found.setdefault(finding["topic"], finding["severity"])
+    return ended.code, {topic: severity for topic, severity in found.items() if topic != "durability"}
+
+
+@pytest.fixture
+def durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server of the tests has fsync off, as the doctor would say first."""
+    from tasuki_mp.store import doctor
+
+    judge = doctor.judge_server
+    monkeypatch.setattr(
+        doctor, "judge_server", lambda server: (each for each in judge(server) if each.topic != "durability")
+    )
+
+
+@pytest.mark.usefixtures("durable")
+def test_nothing_is_wrong(tasuki: Tasuki, dsn: str, one_alive: Holder) -> None:
+    ended = tasuki("doctor", "--dsn", dsn)
+    assert ended.code == 0
+    assert ended.out.splitlines()[-1] == "nothing is wrong"
+    assert findings(tasuki, dsn) == (0, {})
+
+
+@pytest.fixture
+def one_alive(dsn: str) -> Any:
+    with Holder(dsn) as holder:
+        holder.register()
+        yield holder
+
+
+@pytest.mark.usefixtures("durable")
+def test_what_it_finds_decides_the_exit_code(tasuki: Tasuki, dsn: str, conn: Conn, one_alive: Holder) -> None:
+    jobs.add(conn, queue="nobody-s")
+    assert findings(tasuki, dsn) == (ExitCode.WARNINGS, {"queues": "warning"})
+    jobs.add(conn, handler="nobody's \x1b[31m")
+    jobs.add(conn)
+    (lease,) = one_alive.lease()
+    jobs.expire(conn, lease.id)
+    conn.execute("UPDATE tasuki.job SET lease_expires_at = now() - interval '1 hour' WHERE status = 'running'")
+    conn.execute("INSERT INTO tasuki.queue (name, paused_at) VALUES ('nobody-s', now())")
+    code, found = findings(tasuki, dsn)
+    assert code == ExitCode.PROBLEMS
+    assert found == {"stuck": "problem", "handlers": "warning", "queues": "note"}
+    out = tasuki("doctor", "--dsn", dsn).out
+    assert out.index("problem: ") < out.index("warning: ") < out.index("note: ")
+    assert "nobody's \\x1b[31m, which 1 pending jobs" in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.usefixtures("durable")
+def test_tables_that_a_crash_empties_and_days_without_place(
+    tasuki: Tasuki, dsn: str, conn: Conn, one_alive: Holder
+) -> None:
+    conn.execute("ALTER TABLE tasuki.command SET UNLOGGED")
+    for parent in ("job_archive_completed", "job_archive_failed", "attempt"):
+        conn.execute(f"DROP TABLE tasuki.{parent}_{conn.execute('SELECT to_char(now(), $$YYYYMMDD$$)').fetchone()[0]}")  # type: ignore[index]  # a row
+    code, found = findings(tasuki, dsn)
+    assert (code, found) == (ExitCode.PROBLEMS, {"partitions": "problem"})
+
+
+def test_the_tests_own_server_is_not_durable(tasuki: Tasuki, dsn: str, conn: Conn) -> None:
+    if conn.execute("SHOW fsync").fetchone() == ("on",):
+        pytest.skip("a server of somebody else")
+    ended = tasuki("doctor", "--dsn", dsn)
+    assert ended.code == ExitCode.PROBLEMS
+    assert "problem: fsync is off" in ended.out
+    assert "ALTER SYSTEM SET fsync = on" in ended.out
+
+
+def test_a_database_that_can_t_be_asked(tasuki: Tasuki, empty_dsn: str) -> None:
+    ended = tasuki("doctor", "--json", "--dsn", "postgresql://127.0.0.1:1/x")
+    assert ended.code == ExitCode.DATABASE
+    assert [finding["topic"] for finding in ended.json["findings"]] == ["connection"]
+    ended = tasuki("doctor", "--dsn", empty_dsn)
+    assert ended.code == ExitCode.PROBLEMS
+    assert "tasuki-mp migrate" in ended.out
+
+
+def test_open_transactions_are_seen(dsn: str, conn: Conn) -> None:
+    from tasuki_mp import sql
+    from tasuki_mp.store.connect import connect
+
+    with psycopg.connect(dsn, application_name="forgotten") as old, connect(dsn, name="doctor") as ours:
+        old.execute("SELECT count(*) FROM tasuki.job")
+        pid = old.info.backend_pid
+        rows = ours.execute(sql.query("examine_horizon")).fetchall()
+    (kind, name, detail, seconds, _) = next(row for row in rows if "forgotten" in row[1])
+    assert (kind, name) == ("transaction", f"pid {pid} (forgotten)")
+    assert detail.startswith("idle in transaction")
+    assert seconds >= 0
