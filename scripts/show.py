@@ -2,6 +2,7 @@
 
     python -m scripts.show crashes   200 jobs, 5 of which kill their own process with SIGSEGV
     python -m scripts.show orphans   SIGKILL of a supervisor whose children burn CPU in C
+    python -m scripts.show misbehaving   twenty handlers that nobody should write, beside innocent jobs
 
 Prints what was measured; exit code 1 if a promise was broken.
 """
@@ -30,6 +31,7 @@ from scripts.harness import host, journal
 from scripts.harness.runner import Runner
 from scripts.harness.server import scratch_server
 from scripts.harness.waiting import wait
+from scripts.show_misbehaving import misbehaving
 
 LEASE = 5.0
 PILLS = 5
@@ -234,8 +236,15 @@ def _elsewhere() -> tuple[str, ...]:
     return ("unshare", *as_user, "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
+def _misbehaving(board: Board) -> None:
+    def promise(what: str, wanted: str, seen: object, is_kept: bool) -> None:
+        board.promise(what, wanted, seen, is_kept=is_kept)
+
+    misbehaving(promise)
+
+
 def main() -> int:
-    shows: dict[str, Callable[[Board], None]] = {"crashes": crashes, "orphans": orphans}
+    shows: dict[str, Callable[[Board], None]] = {"crashes": crashes, "orphans": orphans, "misbehaving": _misbehaving}
     parser = argparse.ArgumentParser(prog="python -m scripts.show", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=sorted(shows))
     board = Board()
