@@ -134,6 +134,8 @@ def _rules(what: str, given: dict[str, RetryRule | None]) -> dict[ErrorKind, Rul
         match answer:
             case None:
                 continue
+            case Retry() if option == "on_lost" and (answer.memory is not None or answer.timeout is not None):
+                raise HandlerError(f"{what}: on_lost is followed by the database, which can change no limit")
             case Retry():
                 found[RULES[option]] = Rule(after=answer.after, memory=answer.memory, timeout=answer.timeout)
             case "fail":

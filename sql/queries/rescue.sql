@@ -1,5 +1,6 @@
 -- Take back leases of owners that are gone: those that have expired, or all of theirs if the owner is known to be dead.
--- A rescued job is due at once; without an attempt left it failed, with a cancel request it is canceled.
+-- A rescued job is due at once, or as its handler's rule for that says; without an attempt left it failed, with a cancel
+-- request it is canceled.
 -- Locks: the rows it takes, skipping those that somebody else holds. Index: job_owner.
 with gone as materialized (
   select o.owner, coalesce((select s.host from tasuki.supervisor as s where s.owner = o.owner), 'an unknown host') as host
@@ -11,7 +12,7 @@ locked as materialized (
     clock_timestamp() as ended_at,
     case
       when job.cancel_requested_at is not null then 'canceled'
-      when job.attempt >= job.max_attempts then 'failed'
+      when job.attempt >= job.max_attempts or not coalesce((job.rule ->> 'is_retry')::boolean, true) then 'failed'
       else 'pending'
     end as kind,
     jsonb_strip_nulls(jsonb_build_object('host', gone.host, 'pid', job.pid, 'slot', job.slot)) as usage,
@@ -26,7 +27,9 @@ locked as materialized (
     select
       j.id as job_id, j.owner, j.handler, j.queue, j.payload, j.priority, j.attempt, j.max_attempts, j.crashes,
       j.created_at, j.scheduled_at, j.started_at, j.cancel_requested_at, j.lease_no, j.pid, j.slot, j.limits, j.key, j.unique_key,
-      j.retry_of, j.batch_id
+      j.retry_of, j.batch_id,
+      -- What its handler wants to follow, as the newest release declared it: the supervisor that knew is gone.
+      (select h.options -> 'rules' -> 'lost' from tasuki.handler as h where h.name = j.handler) as rule
     from tasuki.job as j
     where
       j.status = 'running'
@@ -68,7 +71,11 @@ again as (
     progress = null,
     progress_note = null,
     lease_no = j.lease_no + 1,
-    scheduled_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
+    scheduled_at = coalesce(%(now)s::timestamptz, clock_timestamp()) + coalesce(
+      (array(select (rule ->> 'after')::float8 from locked order by job_id))[
+        width_bucket(j.id, array(select job_id from locked order by job_id))
+      ], 0
+    ) * interval '1 second',
     last_error = jsonb_build_object(
       'kind', 'lost', 'type', 'Lost', 'message',
       (array(select message from locked order by job_id))[

@@ -68,7 +68,9 @@ def test_a_job_may_have_limits_of_its_own() -> None:
     assert job.row.limits.over(work.info.policy.limits) == Limits(timeout=60, memory=GIB, cpus=2)
 
 
-@pytest.mark.parametrize("options", [{"on_memory": "again"}, {"on_poison": "fail"}, {"on_timeout": 3}])
+@pytest.mark.parametrize(
+    "options", [{"on_memory": "again"}, {"on_poison": "fail"}, {"on_timeout": 3}, {"on_lost": Retry(memory="x2")}]
+)
 def test_rules_that_mean_nothing_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(HandlerError, match="on_"):
         Tasuki().handler(name="work", **options)(lambda: None)  # type: ignore[call-overload]

@@ -122,3 +122,27 @@ def test_unknown_leases_are_released_with_their_attempt(conn: Conn, one: Holder,
     assert one.beat(known, lost, canceled) == ["held", "lost", "lost"]
     assert one.end(lost, "completed") == ("stale", "completed")
     assert one.end(canceled, "completed") == ("stale", "completed")
+
+
+def test_a_handlers_rule_for_lost_jobs_is_followed(conn: Conn, one: Holder, two: Holder) -> None:
+    def declare(rule: str) -> None:
+        conn.execute(
+            """INSERT INTO tasuki.handler (name, queue, priority, max_attempts, options) VALUES ('work', 'default', 2, 5, %s)
+               ON CONFLICT (name) DO UPDATE SET options = excluded.options""",
+            [f'{{"rules": {{"lost": {rule}}}}}'],
+        )
+
+    jobs.fill(conn, 1)
+    declare('{"after": 3600.0}')
+    lease = one.lease_one()
+    assert two.rescue(one.owner, is_gone=True) == ["pending"]
+    row = jobs.live(conn, lease.id)
+    assert row is not None
+    assert (row["scheduled_at"] - datetime.now(UTC)).total_seconds() > 3000
+    conn.execute("UPDATE tasuki.job SET scheduled_at = now()")
+    declare('{"is_retry": false}')
+    one.lease_one()
+    assert two.rescue(one.owner, is_gone=True) == ["failed"]
+    final = jobs.final(conn, lease.id)
+    assert final is not None
+    assert final["error"]["kind"] == "lost"
