@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -113,11 +114,14 @@ class Supervised(Program):
 
     def gate(self, *, timeout: float = TIMEOUT) -> Gate:
         """The next thread that comes to a gate."""
-        self._sock.settimeout(timeout)
-        try:
-            sock, _ = self._sock.accept()
-        except TimeoutError:
-            raise NotInTimeError(f"nobody came to a gate within {timeout:g} s; the log:\n{self._tail()}") from None
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self.pidfd, select.POLLIN)
+        seen = [fd for fd, _ in poll.poll(timeout * 1000)]
+        if self._sock.fileno() not in seen:
+            why = "the program ended before anybody came" if seen else f"nobody came within {timeout:g} s"
+            raise NotInTimeError(f"{why} to a gate; the log:\n{self._tail()}")
+        sock, _ = self._sock.accept()
         sock.settimeout(timeout)
         gate = Gate(sock.recv(64).decode(), sock)
         self._gates.append(gate)
