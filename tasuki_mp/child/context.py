@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
 from tasuki_mp import payload, wire
+from tasuki_mp.child.joblog import JOB_LOGGER
 from tasuki_mp.child.scratch import Scratch
 from tasuki_mp.errors import CheckpointError
 from tasuki_mp.statefile import Key
@@ -92,6 +94,14 @@ class Context:
     def tmpdir(self) -> Path:
         """A folder of this run alone, made when it is first asked for, and removed when the job ends, however it ends."""
         return self._scratch.folder(self.job_id, self.lease_no)
+
+    @property
+    def log(self) -> logging.Logger:
+        """A logger whose records say which job they are of, as all do that are made here; heard from INFO on.
+
+        Where the application has configured nothing, it writes to standard error, and so into the job's output.
+        """
+        return logging.getLogger(f"{JOB_LOGGER}.{self.handler}")
 
     @property
     def should_stop(self) -> bool:

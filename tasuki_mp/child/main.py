@@ -19,7 +19,7 @@ from typing import Any, Final, assert_never
 import msgspec
 
 from tasuki_mp import handlers, wire
-from tasuki_mp.child import answer, application, guard
+from tasuki_mp.child import answer, application, guard, joblog
 from tasuki_mp.child.backstop import Backstop
 from tasuki_mp.child.board import Board
 from tasuki_mp.child.context import Context
@@ -100,6 +100,7 @@ class Child:
         if app.registry and not error:
             error = self._resources.build_eager()
         self._output = Output()
+        joblog.install()
         self._board = Board(self._tell)
         self._interrupts = Interrupts(line.page)
         self._backstop = Backstop()
@@ -154,6 +155,7 @@ class Child:
         page[wire.PAGE_LEASE_NO] = job.lease_no
         page[wire.PAGE_IN_HANDLER] = 1
         handlers.running_job = f"{job.handler} (job {job.id})"
+        bound = joblog.begin(job)
         self._tidiness.before(started)
         handler = self._handlers.get(job.handler)
         timeout = job.extras.limits.timeout if job.extras is not None else None
@@ -166,6 +168,7 @@ class Child:
         if timeout is not None:
             self._backstop.disarm()
         handlers.running_job = None
+        joblog.end(bound)
         page[wire.PAGE_IN_HANDLER] = 0
         ended = time.clock_gettime_ns(_CLOCK)
         if job.handler not in self._seen:

@@ -6,6 +6,7 @@ The application is `tests.support.steps:app`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -21,7 +22,8 @@ def steps(door: str, ctx: Context) -> str | Snooze:
     """Obey: "return TEXT", "raise TEXT", "snooze", "exit CODE"; or say "done" after:
 
     "progress FRACTION NOTE", "checkpoint JSON", "keep JSON" (done when it is on record), "stop?" (done when it should),
-    "print TEXT" (as Python, as C code and as a subprocess do), "babble" (done before it begins to print for ever).
+    "log TEXT" (through ctx.log, and as a library does), "print TEXT" (as Python, as C code and as a subprocess do),
+    "babble" (done before it begins to print for ever).
     """
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(door)
@@ -50,6 +52,9 @@ def steps(door: str, ctx: Context) -> str | Snooze:
                     print(f"Python: {text}")
                     os.write(2, f"C: {text}\n".encode())
                     subprocess.run(["echo", f"subprocess: {text}"], check=True)
+                case "log":
+                    ctx.log.info(text)
+                    logging.getLogger("library").warning(text)
                 case "babble":
                     sock.sendall(b"done\n")
                     while True:

@@ -47,6 +47,16 @@ def test_what_each_attempt_wrote_is_stored_with_it(dsn: str, conn: Conn) -> None
     invariants.check(conn, [job_id])
 
 
+def test_what_is_logged_is_heard_without_any_configuration(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, app=APP) as supervised:
+        job_id = add(conn, door)
+        visitor = door.visitor()
+        visitor.ask("log careful")
+        visitor.tell("return done")
+        assert jobs.wait_final(conn, job_id)["output"] == "INFO careful\ncareful\n"  # the second by logging's own rule
+        assert supervised.stop() == 0
+
+
 def test_a_crash_is_recorded_with_its_stack_and_the_last_words(dsn: str, conn: Conn) -> None:
     with Door() as door, Supervised(dsn, app=APP) as supervised:
         job_id = add(conn, door, max_attempts=1)
