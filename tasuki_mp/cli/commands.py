@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "show": "tasuki_mp.cli.show:show",
     "jobs": "tasuki_mp.cli.jobs:jobs",
     "cancel": "tasuki_mp.cli.cancel:cancel",
+    "logs": "tasuki_mp.cli.logs:logs",
     "stack": "tasuki_mp.cli.stack:stack",
     "retry": "tasuki_mp.cli.change:retry",
     "delete": "tasuki_mp.cli.change:delete",

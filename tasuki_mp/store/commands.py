@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
@@ -30,6 +30,7 @@ AT_ONCE: Final = 100
 FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 0.25
 DEFAULT_TIMEOUT: Final = 10.0
+MOST_WAIT: Final = 30.0
 
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -102,6 +103,23 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     view: SupervisorView | None
 
 
+class TailArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for of a job's output: from byte `start` on, or as much as is kept of it."""
+
+    start: int = 0
+    wait: Annotated[float, msgspec.Meta(ge=0, le=MOST_WAIT)] = 0.0
+    """Seconds until which there may be something new."""
+
+
+class Tail(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of what a running job has written; `start` and `end` are bytes from the beginning of its attempt's."""
+
+    lease_no: int
+    start: int
+    end: int
+    text: str
+
+
 def ask(kind: str, job_id: int, *, args: dict[str, Any] | None = None, timeout: float) -> Steps[Any]:
     """What the supervisor of that running job answers. Raises JobNotRunningError, NoAnswerError, CommandError.
 
@@ -156,6 +174,13 @@ def overview(*, timeout: float = 1.0) -> Steps[list[Answered]]:
             yield Pause(min(pause, max(0.0, deadline - time.monotonic())))
             pause = min(LONGEST_PAUSE, pause * 1.5)
     return [found.get(command, supervisor) for command, supervisor in asked.items()]
+
+
+def tail(job_id: int, *, start: int = 0, wait: float = 0.0, timeout: float = DEFAULT_TIMEOUT) -> Steps[Tail]:
+    """What that running job has written since `start`, as soon as there is something. Raises like `ask`."""
+    args = msgspec.structs.asdict(TailArgs(start=start, wait=wait))
+    value = yield from ask("logs", job_id, args=args, timeout=timeout + wait)
+    return msgspec.convert(value, Tail)
 
 
 # ── the supervisor's side ─────────────────────────────────────────────────────────────────────────────────────────────

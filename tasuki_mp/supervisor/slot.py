@@ -21,7 +21,7 @@ from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
 from tasuki_mp.supervisor import clock, signals, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Child, Death, Key
-from tasuki_mp.supervisor.echo import Echo, ShowLine, last_words
+from tasuki_mp.supervisor.echo import Echo, Piece, ShowLine, last_words
 from tasuki_mp.supervisor.hooks import Hooks
 
 DISMISS_FOR: Final = 5.0
@@ -232,6 +232,11 @@ class Slot:
             running = child.running()
             if running is not None and (not only_floods or echo.is_flooding):
                 echo.peek(running[0])
+
+    def piece(self, child: Child, start: int) -> Piece:
+        """What the job that this child runs has written, from byte `start` on; empty if the child is gone."""
+        echo = self._echoes.get(child)
+        return Piece(start, start, "") if echo is None else echo.piece(start)
 
     # ── taking back, leaving, killing, dying ──────────────────────────────────────────────────────────────────────────
 

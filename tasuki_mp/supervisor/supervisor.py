@@ -49,6 +49,7 @@ from tasuki_mp.supervisor.reaper import Reaper
 from tasuki_mp.supervisor.rescue import Rescuer
 from tasuki_mp.supervisor.slot import Slot
 from tasuki_mp.supervisor.stacks import stacks
+from tasuki_mp.supervisor.tails import tails
 from tasuki_mp.supervisor.vitals import Vitals
 
 START_TRIES: Final = 5
@@ -203,6 +204,7 @@ class Supervisor:
             owner=me.owner,
             kinds={
                 "stack": stacks(flow.dispatcher),
+                "logs": tails(flow.dispatcher),
                 "slots": overview(lambda: self._slots, lambda: flow.finished),
             },
         )

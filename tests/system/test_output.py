@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 
-from tests.support import invariants, jobs
+from tests.support import invariants, jobs, outages
 from tests.support.door import Door
 from tests.support.hooked import Supervised
+from tests.support.program import Program
 from tests.support.waiting import wait_until
 
+Tasuki = Callable[..., Any]
 Conn = psycopg.Connection[Any]
 APP = "tests.support.steps:app"
 
@@ -90,4 +93,49 @@ def test_a_job_that_never_stops_writing_costs_bounded_memory_and_keeps_its_end(d
         left_out = re.fullmatch(r"\[(\d+) bytes of output left out\]", note)
         assert left_out and int(left_out[1]) > 200 << 20
         assert len(rest) <= 64 << 10 and rest.count("babble") > 9000
+        assert supervised.stop() == 0
+
+
+def test_logs_shows_every_attempt_and_what_runs_from_its_host(dsn: str, conn: Conn, tasuki: Tasuki) -> None:
+    with Door() as door, Supervised(dsn, "--poll", "50ms", app=APP) as supervised:
+        job_id = add(conn, door)
+        first = door.visitor()
+        assert tasuki("logs", job_id, "--dsn", dsn).out == ""
+        first.ask("print one\x1b[2J")
+        ended = tasuki("logs", job_id, "--dsn", dsn)
+        assert (ended.code, ended.out, ended.err) == (0, written("one\\x1b[2J"), "")
+        assert tasuki("logs", job_id, "--dsn", dsn, "--raw").out == written("one\x1b[2J")
+        first.tell("raise no")
+        second = door.visitor()
+        second.ask("print two")
+        ended = tasuki("logs", job_id, "--dsn", dsn)
+        assert (ended.out, ended.err) == (
+            written("one\\x1b[2J") + written("two"),
+            "── attempt 1 ──\n── attempt 2 ──\n",
+        )
+        second.tell("return done")
+        jobs.wait_final(conn, job_id)
+        assert tasuki("logs", job_id, "--dsn", dsn).out == ended.out
+        assert supervised.stop() == 0
+    unknown = tasuki("logs", job_id + 1, "--dsn", dsn)
+    assert (unknown.code, "there is no job" in unknown.err) == (1, True)
+
+
+def test_logs_follows_a_job_to_its_end_and_says_everything_once(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, "--poll", "50ms", app=APP) as supervised:
+        job_id = add(conn, door)
+        first = door.visitor()
+        first.ask("print one")
+        with Program("-m", "tasuki_mp", "logs", "-f", str(job_id), env={"TASUKI_DSN": dsn}) as follower:
+            assert [follower.line() for _ in range(3)] == written("one").splitlines()
+            first.ask("print äöü")
+            assert [follower.line() for _ in range(3)] == written("äöü").splitlines()
+            outages.terminate(conn)
+            first.ask("print three")
+            first.signal(signal.SIGKILL)
+            second = door.visitor()
+            second.ask("print four")
+            second.tell("return done")
+            assert follower.further_lines() == (written("three") + written("four")).splitlines()
+            assert follower.wait() == 0
         assert supervised.stop() == 0
