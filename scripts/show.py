@@ -1,8 +1,9 @@
-"""`python -m scripts.show crashes|orphans`: the promises about dying processes, kept before your eyes and measured.
+"""`python -m scripts.show crashes|orphans|misbehaving|long`: the promises about dying processes, kept before your eyes and measured.
 
     python -m scripts.show crashes   200 jobs, 5 of which kill their own process with SIGSEGV
     python -m scripts.show orphans   SIGKILL of a supervisor whose children burn CPU in C
     python -m scripts.show misbehaving   twenty handlers that nobody should write, beside innocent jobs
+    python -m scripts.show long      a job of ten minutes of CPU time (--cpu SECONDS) that is killed in five ways
 
 Prints what was measured; exit code 1 if a promise was broken.
 """
@@ -22,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -29,8 +31,9 @@ import psycopg
 from scripts import show_app as jobs
 from scripts.harness import host, journal
 from scripts.harness.runner import Runner
-from scripts.harness.server import scratch_server
+from scripts.harness.server import Server, scratch_server
 from scripts.harness.waiting import wait
+from scripts.show_long import Long
 from scripts.show_misbehaving import misbehaving
 
 LEASE = 5.0
@@ -63,22 +66,25 @@ class Board:
 class Stage:
     """A database, a journal, and supervisors that are gone at the end."""
 
-    def __init__(self, folder: Path, dsn: str) -> None:
-        self.dsn = dsn
+    def __init__(self, folder: Path, server: Server) -> None:
+        self.server = server
+        self.dsn = server.dsn
         self.tag = host.new_tag()
+        self.folder = folder
         self.journal = folder / "journal"
-        self.conn = psycopg.connect(dsn, autocommit=True)
-        self._folder = folder
+        self.conn = psycopg.connect(server.dsn, autocommit=True)
         self._runners: list[Runner] = []
 
-    def start(self, *options: str, level: str = "info", prefix: tuple[str, ...] = ()) -> Runner:
+    def start(
+        self, *options: str, level: str = "info", prefix: tuple[str, ...] = (), app: str = "scripts.show_app:app"
+    ) -> Runner:
         """A supervisor with two slots."""
         name = f"supervisor-{len(self._runners) + 1}"
         runner = Runner(
             *("--procs", "2", "--lease", f"{LEASE:g}s", *options),
-            app="scripts.show_app:app",
+            app=app,
             dsn=self.dsn,
-            log=self._folder / f"{name}.log",
+            log=self.folder / f"{name}.log",
             tag=self.tag,
             level=level,
             env=journal.environment(self.journal, name),
@@ -100,7 +106,7 @@ class Stage:
 def staged() -> Iterator[Stage]:
     folder = Path(tempfile.mkdtemp(prefix="tasuki-mp-show-"))
     try:
-        with scratch_server() as server, contextlib.closing(Stage(folder, server.dsn)) as stage:
+        with scratch_server() as server, contextlib.closing(Stage(folder, server)) as stage:
             yield stage
     finally:
         shutil.rmtree(folder)
@@ -243,12 +249,30 @@ def _misbehaving(board: Board) -> None:
     misbehaving(promise)
 
 
+# ── long ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def long(board: Board, *, cpu: float) -> None:
+    """One job is killed again and again, and loses next to nothing."""
+    with staged() as stage:
+        Long(board, stage, cpu=cpu).run()
+    left = host.tagged(stage.tag)
+    board.promise("processes left behind", "0", len(left), is_kept=not left)
+
+
 def main() -> int:
-    shows: dict[str, Callable[[Board], None]] = {"crashes": crashes, "orphans": orphans, "misbehaving": _misbehaving}
     parser = argparse.ArgumentParser(prog="python -m scripts.show", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=sorted(shows))
+    parser.add_argument("what", choices=["crashes", "long", "misbehaving", "orphans"])
+    parser.add_argument("--cpu", type=float, default=600.0, metavar="SECONDS", help="CPU time of the long job  [600]")
+    given = parser.parse_args()
+    shows: dict[str, Callable[[Board], None]] = {
+        "crashes": crashes,
+        "orphans": orphans,
+        "long": partial(long, cpu=given.cpu),
+        "misbehaving": _misbehaving,
+    }
     board = Board()
-    shows[parser.parse_args().what](board)
+    shows[given.what](board)
     return board.show()
 
 
