@@ -1,4 +1,4 @@
-"""`python -m scripts.show crashes|orphans|misbehaving|long`: the promises about dying processes, kept before your eyes and measured.
+"""`python -m scripts.show WHAT`: the promises about dying processes, kept before your eyes and measured.
 
     python -m scripts.show crashes   200 jobs, 5 of which kill their own process with SIGSEGV
     python -m scripts.show orphans   SIGKILL of a supervisor whose children burn CPU in C
