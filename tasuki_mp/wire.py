@@ -117,6 +117,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """Why this child takes no further job and wants to be replaced; empty if it goes on."""
     checkpoint: str | None = None
     """What the job left for its next attempt, as JSON text; empty if it is on record already, None if it left nothing."""
+    is_fixed: bool = False
+    """Whether a library in this child can't change its number of threads any more."""
 
 
 class Retiring(msgspec.Struct, frozen=True, array_like=True, tag=5):

@@ -21,18 +21,6 @@ SPEC_VARIABLE: Final = "TASUKI_MP_APPLICATION"
 
 _OWN_FOLDER: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
-THREAD_VARIABLES: Final = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
-
 
 class AppSpec(msgspec.Struct, frozen=True):
     """Which application to import: `pkg.module:name`, and the folder put first on the module path."""
@@ -106,12 +94,6 @@ def preload(spec: AppSpec) -> None:
     sys.stderr.flush()
     gc.collect()
     gc.freeze()
-
-
-def limit_native_threads() -> None:
-    """One thread for each native pool, unless the environment says otherwise; before anything is imported."""
-    for name in THREAD_VARIABLES:
-        os.environ.setdefault(name, "1")
 
 
 def _threads_and_sockets() -> set[str]:

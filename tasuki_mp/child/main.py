@@ -28,6 +28,7 @@ from tasuki_mp.child.interrupts import Interrupts
 from tasuki_mp.child.output import Output
 from tasuki_mp.child.resources import Resources
 from tasuki_mp.child.scratch import Scratch
+from tasuki_mp.child.threads import ThreadBudget, limit_native_threads
 from tasuki_mp.child.tidy import Tidiness
 from tasuki_mp.handlers import Handler
 from tasuki_mp.outcome import (
@@ -89,7 +90,7 @@ class Child:
         self._outcomes = line.outcomes
         self._page = line.page
         self._receiver = wire.Receiver(line.jobs)
-        application.limit_native_threads()
+        limit_native_threads()
         os.environ.pop("TASUKI_DSN", None)
         app = application.import_application(line.spec)
         self._max_result = app.max_result
@@ -105,6 +106,7 @@ class Child:
         self._interrupts = Interrupts(line.page)
         self._backstop = Backstop()
         self._scratch = Scratch(line.setting.scratch)
+        self._threads = ThreadBudget()
         self._tidiness = Tidiness()
         pidfd = os.pidfd_open(os.getpid())
         hello = wire.Hello(
@@ -178,17 +180,20 @@ class Child:
         output_end = self._output.settle()
         checkpoint = self._board.take((job.id, job.lease_no))
         retire = self._tidiness.verdict(started_ns=started, ended_ns=ended) or self._interrupts.retire
+        is_fixed = self._threads.is_fixed
+        if is_fixed and job.extras is not None and (job.extras.limits.cpus or 1) > 1:
+            retire = retire or "a library keeps the number of threads that its job had"
         used = time.process_time_ns() - cpu
         if checkpoint and isinstance(outcome, Returned):
             checkpoint = ""  # nothing follows that could want it
-        self._tell(
-            wire.pack(
-                wire.Finished(job.id, job.lease_no, outcome, started, ended, used, output_end, retire, checkpoint)
-            )
+        frame = wire.Finished(
+            job.id, job.lease_no, outcome, started, ended, used, output_end, retire, checkpoint, is_fixed
         )
+        self._tell(wire.pack(frame))
         return retire
 
     def _call(self, handler: Handler[..., Any], job: wire.RunJob) -> Outcome:
+        cpus = job.extras.limits.cpus or 1 if job.extras is not None else 1
         injected: dict[str, Any] = {}
         for parameter, resource in handler.injections:
             if resource is None:
@@ -203,7 +208,7 @@ class Child:
                     board=self._board,
                     checkpoint=job.extras.checkpoint if job.extras is not None else None,
                     scratch=self._scratch,
-                    cpus=job.extras.limits.cpus or 1 if job.extras is not None else 1,
+                    cpus=cpus,
                 )
             else:
                 if not self._resources.is_built(resource):
@@ -213,10 +218,16 @@ class Child:
         enter: Callable[..., Any] = self._interrupts.call_async if handler.is_async else self._interrupts.call
         # In a context of its own, so that no context variable is carried into the next job.
         call = partial(contextvars.copy_context().run, enter, job, handler.function)
-        if is_list(job.payload):
-            value = call_each(handler, job.payload, injected, call)
-        else:
-            value = call({**handler.decode(job.payload), **injected})
+        if cpus > 1:
+            self._threads.raise_to(cpus)
+        try:
+            if is_list(job.payload):
+                value = call_each(handler, job.payload, injected, call)
+            else:
+                value = call({**handler.decode(job.payload), **injected})
+        finally:
+            if cpus > 1:
+                self._threads.lower()
         return answer.to_value(value, limit=self._max_result)
 
     def _tell(self, packet: bytes) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from tasuki_mp.child import application, main
 from tasuki_mp.child.guard import shield_forkserver
+from tasuki_mp.child.threads import limit_native_threads
 
 # What every child needs to begin is imported here, once, and not by each of them: that halves the time of its start.
 EVERY_CHILD_NEEDS = (
@@ -31,7 +32,7 @@ EVERY_CHILD_NEEDS = (
 _spec = os.environ.pop(application.SPEC_VARIABLE, None)
 if _spec is not None:
     shield_forkserver()
-    application.limit_native_threads()
+    limit_native_threads()
     os.environ.pop("TASUKI_DSN", None)  # the queue's credentials are no business of the handlers
     _decoded = msgspec.json.decode(_spec, type=application.AppSpec)
     if _decoded.is_preloaded:

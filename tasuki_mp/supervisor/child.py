@@ -154,6 +154,8 @@ class Child:
         self.inflight: OrderedDict[Key, Lease] = OrderedDict()
         self.jobs_run = 0
         self.is_dead = False
+        self.is_fixed = False
+        """Whether a library in it can't change its number of threads any more, as a job of several units would want."""
         self.turn = asyncio.Lock()
         """Held while its stacks are written down."""
         self.is_slow = False

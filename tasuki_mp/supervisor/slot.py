@@ -210,6 +210,7 @@ class Slot:
         if lease is None:
             return  # taken off the child by a lost lease: nobody waits for this outcome
         child.jobs_run += 1
+        child.is_fixed = frame.is_fixed
         output = self._echoes[child].job_done(lease, frame.output_end)
         if frame.retire and child is self.child:
             self.child = None

@@ -126,8 +126,8 @@ class Units:
         free = self._free()
         slot: Slot | None = None
         if lease.crashes == 0:
-            slot = free[0] if free and free[0].child is not None else None
-        elif len(free) >= big.units or any(slot.reserved_for == lease.id for slot in self._slots):
+            slot = next((each for each in free if each.child is not None and not each.child.is_fixed), None)
+        if slot is None and (len(free) >= big.units or any(each.reserved_for == lease.id for each in self._slots)):
             slot = self.fresh_slot_for(lease)
         # The fresh one is not among the free ones: it is reserved already.
         return slot if slot is not None and len(free) - (slot in free) >= big.units - 1 else None
@@ -147,7 +147,7 @@ class Units:
                 if slot.child.jobs_run == 0:
                     return slot
                 slot.reserved_for = lease.id
-                slot.replace(f"job {lease.id} has crashed before and gets a fresh child")
+                slot.replace(f"job {lease.id} gets a fresh child")
                 return None
         return None
 

@@ -23,6 +23,7 @@ class FakeChild:
         self.inflight: OrderedDict[tuple[int, int], Lease] = OrderedDict()
         self.jobs_run = 0
         self.is_slow = False
+        self.is_fixed = False
         self.since = 0.0
 
     def send(self, lease: Lease, extras: object) -> bool:
@@ -257,6 +258,27 @@ def test_a_job_that_crashed_gets_a_fresh_child_and_its_units(time: list[float]) 
     assert {slot.reserved_for for slot in host.slots} == {None, 1}
     host.end(1)
     assert [slot.reserved_for for slot in host.slots] == [None, None]
+
+
+def test_a_job_of_several_units_gets_a_child_whose_libraries_can_still_change_their_threads(time: list[float]) -> None:
+    host = Host(2)
+    for slot in host.slots:
+        assert slot.child
+        slot.child.jobs_run = 1
+    first, second = host.slots
+    assert first.child
+    first.child.is_fixed = True
+    host.add((1, 2))
+    assert second.child
+    assert second.child.inflight
+    second.child.is_fixed = True
+    host.end(1)
+    host.add((2, 2))
+    assert host.running == set()
+    fresh = next(slot for slot in host.slots if slot.child is None)
+    fresh.child = FakeChild()
+    host.dispatcher.pump()
+    assert host.running == {2}
 
 
 def test_a_job_that_is_canceled_while_it_collects_lets_the_others_go_on(time: list[float]) -> None:
