@@ -89,6 +89,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Modules that are imported once for all children, before the application; None: not even that is."""
     slot_env: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(variable, its value in each slot)."""
+    reload: bool = False
 
     def __repr__(self) -> str:  # the dsn may hold a password, and reprs end up in logs
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "dsn")

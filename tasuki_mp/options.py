@@ -209,4 +209,5 @@ PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "notify": _switch,
     "preload": parse_modules,
     "slot-env": parse_slot_env,
+    "reload": _switch,
 }

@@ -10,6 +10,7 @@ import contextvars
 import os
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable
 from ctypes import Array, c_uint64
@@ -51,6 +52,8 @@ class Setting(msgspec.Struct, frozen=True):
     """The folder below which jobs' private folders are made; empty when there is none."""
     variables: dict[str, str] = {}
     """Of its slot, for its environment."""
+    writes_bytecode: bool = True
+    """Compiled modules are told apart by their source's second and size, too coarse for code that is being edited."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -73,6 +76,7 @@ def initialize(
     global _line  # noqa: PLW0603  an executor's initializer has no other way to hand something to its task
     guard.protect(nofile=setting.nofile)
     os.environ.update(setting.variables)
+    sys.dont_write_bytecode = sys.dont_write_bytecode or not setting.writes_bytecode
     _line = Line(jobs, outcomes, page, spec, setting)
 
 

@@ -36,6 +36,7 @@ from tasuki_mp.version import __version__
 @click.option("--preload", multiple=True, metavar="MODULE", help="Import this too once for all children; repeatable.")
 @click.option("--no-preload", is_flag=True, help="Import the application in each child, not once for all.")
 @click.option("--slot-env", multiple=True, metavar="NAME=V,V", help="A variable's value for each slot; repeatable.")
+@click.option("--reload", is_flag=True, default=None, help="For development: fresh children when the code changes.")
 @database_options
 def run(dsn: str | None, config_file: Path | None, **options: Any) -> int:
     """Run jobs until stopped: one supervisor with a child process for each slot.

@@ -105,6 +105,11 @@ class Leaser:
             await tasks.end(self._task)
             self._task = None
 
+    def serve(self, queues: Mapping[str, int]) -> None:
+        """Lease from these queues from now on."""
+        self._queues = list(queues)
+        self._stride = Stride(queues)
+
     def room(self) -> None:
         """A slot or the buffer has room again."""
         self._wake.set()

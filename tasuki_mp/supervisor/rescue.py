@@ -50,7 +50,8 @@ class Rescuer:
         hooks: Hooks,
     ) -> None:
         self._link = link
-        self._me = me
+        self.row = me
+        """This supervisor, as it is registered again in each round."""
         self._heartbeat = heartbeat
         self._release_unknown = release_unknown
         self._look_everywhere = look_everywhere
@@ -76,13 +77,13 @@ class Rescuer:
                 await self.look_around()
             except (UnavailableError, psycopg.Error) as error:
                 logs.event(logging.WARNING, "upkeep failed", error=str(error).strip().partition("\n")[0])
-            await asyncio.sleep(self._me.lease_seconds / 3 * (0.8 + 0.4 * random.random()))
+            await asyncio.sleep(self.row.lease_seconds / 3 * (0.8 + 0.4 * random.random()))
 
     async def look_around(self) -> None:
         """One round: rescue, give back what we never heard of, hold and let go, partitions."""
         # Again, since somebody else forgets us if we stand still for longer than our lease.
-        await self._link.call(upkeep.register, self._me)
-        others = await self._link.call(upkeep.other_supervisors, own=self._me.owner)
+        await self._link.call(upkeep.register, self.row)
+        others = await self._link.call(upkeep.other_supervisors, own=self.row.owner)
         gone = [other for other in others if is_provably_gone(other)]
         await self._rescue(gone, is_gone=True)
         stale = [other for other in others if other.is_stale and other not in gone]
@@ -102,7 +103,7 @@ class Rescuer:
     async def _rescuable(self, stale: list[OtherSupervisor]) -> list[OtherSupervisor]:
         """Those whose leases may be taken. One with a longer lease than ours has that much time to come back."""
         since = self._heartbeat.unbroken_since
-        if not stale or since is None or self._heartbeat.age > self._me.lease_seconds:
+        if not stale or since is None or self._heartbeat.age > self.row.lease_seconds:
             return []
         unbroken_for = clock.now() - since
         server_up_for = await self._link.call(upkeep.postmaster_uptime)
@@ -112,7 +113,7 @@ class Rescuer:
             if has_served_quarantine(
                 unbroken_for=unbroken_for,
                 server_up_for=server_up_for,
-                lease_for=max(self._me.lease_seconds, other.lease_seconds),
+                lease_for=max(self.row.lease_seconds, other.lease_seconds),
             )
         ]
 
@@ -136,11 +137,11 @@ class Rescuer:
                 logs.event(logging.INFO, "dead supervisor forgotten", host=other.host, pid=other.pid)
 
     async def _hold_and_let_go(self) -> None:
-        held = await self._link.call(upkeep.hold_unknown, queues=self._me.queues, grace=HOLD_GRACE)
+        held = await self._link.call(upkeep.hold_unknown, queues=self.row.queues, grace=HOLD_GRACE)
         if held:
             logs.event(logging.WARNING, "jobs of unknown handlers held", jobs=held)
         let_go = 0
-        while taken := await self._link.call(upkeep.release_held, handlers=self._me.handlers):
+        while taken := await self._link.call(upkeep.release_held, handlers=self.row.handlers):
             let_go += taken
         if let_go:
             logs.event(logging.INFO, "held jobs let go", jobs=let_go)

@@ -74,6 +74,9 @@ class Slot:
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
         self._need_child = asyncio.Event()
+        self._try_again = asyncio.Event()
+        """Set when a child that could not start may be able to now."""
+        self._renewals = 0
         self._is_stopping = False
         self._echoes: dict[Child, Echo] = {}
         self._dismissed: set[Child] = set()
@@ -110,6 +113,16 @@ class Slot:
         logs.event(logging.DEBUG, "child is replaced", slot=self.index, reason=reason)
         self._need_child.set()
 
+    def renew(self, reason: str) -> None:
+        """Get a fresh child, and give the present one nothing more to do."""
+        if self._keeper is None or self._is_stopping:
+            return
+        self._renewals += 1
+        if self.child is not None:
+            self._leave(self.child)
+        self.replace(reason)
+        self._try_again.set()
+
     @property
     def children(self) -> set[Child]:
         """Every child of this slot that may still live, those on their way out included."""
@@ -125,12 +138,16 @@ class Slot:
         while True:
             await self._need_child.wait()
             self._need_child.clear()
+            self._try_again.clear()
+            renewals = self._renewals
             try:
                 child, hello = await self._births.child_for(self.index)
             except (OSError, RuntimeError, EOFError, ImportFailedError) as error:
                 failures += 1
                 self._events.start_failed(self, error, failures)
-                await asyncio.sleep(min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (failures - 1)))
+                await tasks.wait_at_most(
+                    self._try_again, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(failures - 1, 16))
+                )
                 self._need_child.set()
                 continue
             failures = 0
@@ -138,6 +155,9 @@ class Slot:
             old, self.child = self.child, child
             if old is not None:
                 self._leave(old)
+            if renewals != self._renewals:
+                self._leave(child)  # it may have come too early
+                continue
             self._events.slot_ready(self, hello)
 
     def _adopt(self, child: Child) -> None:

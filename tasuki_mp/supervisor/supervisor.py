@@ -46,6 +46,7 @@ from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.outbox import Outbox
 from tasuki_mp.supervisor.overview import overview
 from tasuki_mp.supervisor.reaper import Reaper
+from tasuki_mp.supervisor.reload import Reload
 from tasuki_mp.supervisor.rescue import Rescuer
 from tasuki_mp.supervisor.slot import Slot
 from tasuki_mp.supervisor.stacks import stacks
@@ -102,9 +103,8 @@ class Supervisor:
             on_hello=self._hello_came,
             on_start_failed=self._start_failed,
         )
-        spec = AppSpec(
-            config.app, config.app_dir or "", is_preloaded=config.preload is not None, modules=config.preload or ()
-        )
+        is_preloaded = config.preload is not None and not config.reload
+        spec = AppSpec(config.app, config.app_dir or "", is_preloaded=is_preloaded, modules=config.preload or ())
         self._nofile = _raise_descriptor_limit(config.procs)
         self._nursery = Nursery(spec, self._setting_of)
         self._births = Births(self._nursery)
@@ -120,6 +120,10 @@ class Supervisor:
         self._output = logs.LineWriter(sys.stdout)
         self._vitals = Vitals(config, self._flow, self._metrics)
         self._drain: Drain | None = None
+        self._reload: Reload | None = None
+        if config.reload:
+            show = None if config.log_format == "json" else self._show_import
+            self._reload = Reload(config.app_dir or ".", self._flow.dispatcher, show)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -134,6 +138,8 @@ class Supervisor:
         self._flow.attic.open()
         orphans = asyncio.create_task(asyncio.to_thread(self._flow.attic.remove_orphans))
         tasks.watch(orphans, self._failed)
+        if self._reload is not None:
+            tasks.watch(self._reload.start(), self._failed)
         try:
             hello = await self._start_first_child()
             if hello is not None:
@@ -141,6 +147,8 @@ class Supervisor:
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+            if self._reload is not None:
+                await self._reload.stop()
             await asyncio.gather(*(slot.stop() for slot in self._slots))
             await self._births.stop()
             await asyncio.to_thread(self._flow.attic.close)
@@ -209,6 +217,10 @@ class Supervisor:
             },
         )
         housekeeper = Housekeeper(config.dsn, upkeep_link, keep=config.keep)
+        if self._reload is not None:
+            self._reload.work(
+                hello, leaser=leaser, link=upkeep_link, rescuer=rescuer, has_own_queues=bool(config.queues)
+            )
         listener = Listener(config.dsn, owner=me.owner, events=self)
         self._upkeep = upkeep_link
         if config.drain is not None:
@@ -290,7 +302,7 @@ class Supervisor:
             hello = await self._hello_of_first()
         if not self._nursery.spec.is_preloaded:
             # A spare fits any slot only if slots are all alike.
-            self._births.keep_spare = not self._config.slot_env
+            self._births.keep_spare = not self._config.slot_env and not self._config.reload
         if hello is not None:
             logs.event(logging.DEBUG, "application imported", seconds=round(hello.import_seconds, 3))
         return hello
@@ -369,6 +381,9 @@ class Supervisor:
         self._flow.heartbeat.beat_now()
 
     def _start_failed(self, slot: Slot, error: Exception, failures: int) -> None:
+        if self._reload is not None and isinstance(error, ImportFailedError):
+            self._reload.failed(str(error))
+            return
         has_worked = self._first_hello.done()
         if has_worked or not isinstance(error, ImportFailedError):
             reason = str(error) or type(error).__name__
@@ -400,13 +415,18 @@ class Supervisor:
     def _hello_came(self, hello: wire.Hello) -> None:
         if not self._first_hello.done():
             self._first_hello.set_result(hello)
+        elif self._reload is not None:
+            self._reload.hello(hello)
 
     def _setting_of(self, slot: int) -> Setting:
         variables = {name: values[slot] for name, values in self._config.slot_env}
-        return Setting(self._nofile, self._flow.attic.path, variables)
+        return Setting(self._nofile, self._flow.attic.path, variables, writes_bytecode=not self._config.reload)
 
     def _known_pids(self) -> set[int]:
         return {child.pid for slot in self._slots for child in slot.children if child.pid}
+
+    def _show_import(self, line: str) -> None:
+        self._output.write(f"import | {logs.escape(line)}")
 
     def _show_line(self, lease: Lease | None, line: str) -> None:
         if self._config.log_format == "json":
