@@ -2,6 +2,7 @@
 
     python -m scripts.show crashes   200 jobs, 5 of which kill their own process with SIGSEGV
     python -m scripts.show orphans   SIGKILL of a supervisor whose children burn CPU in C
+    python -m scripts.show limits    a queue with limits under eight supervisors
     python -m scripts.show misbehaving   twenty handlers that nobody should write, beside innocent jobs
     python -m scripts.show long      a job of ten minutes of CPU time (--cpu SECONDS) that is killed in five ways
 
@@ -33,6 +34,7 @@ from scripts.harness import host, journal
 from scripts.harness.runner import Runner
 from scripts.harness.server import Server, scratch_server
 from scripts.harness.waiting import wait
+from scripts.show_limits import limits
 from scripts.show_long import Long
 from scripts.show_misbehaving import misbehaving
 
@@ -242,11 +244,13 @@ def _elsewhere() -> tuple[str, ...]:
     return ("unshare", *as_user, "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
-def _misbehaving(board: Board) -> None:
-    def promise(what: str, wanted: str, seen: object, is_kept: bool) -> None:
-        board.promise(what, wanted, seen, is_kept=is_kept)
+def _said_by(show: Callable[[Callable[[str, str, object, bool], None]], None]) -> Callable[[Board], None]:
+    """A show that tells a function what it promised, on the board."""
 
-    misbehaving(promise)
+    def on(board: Board) -> None:
+        show(lambda what, wanted, seen, is_kept: board.promise(what, wanted, seen, is_kept=is_kept))
+
+    return on
 
 
 # ── long ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -262,14 +266,15 @@ def long(board: Board, *, cpu: float) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.show", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["crashes", "long", "misbehaving", "orphans"])
+    parser.add_argument("what", choices=["crashes", "limits", "long", "misbehaving", "orphans"])
     parser.add_argument("--cpu", type=float, default=600.0, metavar="SECONDS", help="CPU time of the long job  [600]")
     given = parser.parse_args()
     shows: dict[str, Callable[[Board], None]] = {
         "crashes": crashes,
         "orphans": orphans,
         "long": partial(long, cpu=given.cpu),
-        "misbehaving": _misbehaving,
+        "limits": _said_by(limits),
+        "misbehaving": _said_by(misbehaving),
     }
     board = Board()
     shows[given.what](board)
