@@ -851,7 +851,7 @@ CREATE TABLE tasuki.job (
     key text,
     unique_key text,
     is_counted boolean DEFAULT false NOT NULL,
-    schedule text,
+    schedule text DEFAULT NULLIF(current_setting('tasuki.schedule'::text, true), ''::text),
     retry_of bigint,
     batch_id bigint,
     has_dependents boolean DEFAULT false NOT NULL,

@@ -33,7 +33,7 @@ from tasuki_mp.errors import (
     UnknownJobError,
 )
 from tasuki_mp.handlers import Handler
-from tasuki_mp.job import Job, Progress, State
+from tasuki_mp.job import FailedJob, Job, Progress, State
 from tasuki_mp.outcome import Cancel, Retry, Snooze
 from tasuki_mp.version import __version__
 
@@ -67,6 +67,7 @@ __all__ = [
     "DatabaseError",
     "EmbeddedError",
     "EnqueueInHandlerError",
+    "FailedJob",
     "Handler",
     "HandlerError",
     "IdRanges",

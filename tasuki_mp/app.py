@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from tasuki_mp import handlers
+from tasuki_mp import handlers, scheduling
 from tasuki_mp.backoff import Backoff
 from tasuki_mp.declared import DEFAULT_BACKOFF, BackoffFunction, ExceptionTypes, RetryRule
-from tasuki_mp.errors import ConfigError, EnqueueInHandlerError
+from tasuki_mp.errors import ConfigError, EnqueueInHandlerError, HandlerError
 from tasuki_mp.handlers import Handler, Registry
 from tasuki_mp.job import (
     DEFAULT_MAX_ATTEMPTS,
@@ -21,6 +21,7 @@ from tasuki_mp.job import (
 )
 from tasuki_mp.outcome import DEFAULT_CANCEL_GRACE, DEFAULT_MAX_INTERRUPTIONS
 from tasuki_mp.payload import DEFAULT_MAX_TEXT
+from tasuki_mp.schedule import MISFIRE_AFTER, Duration, Misfire, Overlap
 from tasuki_mp.steering import Steering
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Tasuki(Steering):
         on_interrupted: RetryRule | None = None,
         on_bad_payload: RetryRule | None = None,
         on_bad_result: RetryRule | None = None,
+        on_failed: Handler[..., Any] | str | None = None,
     ) -> Callable[[Callable[P, R]], Handler[P, R]]: ...
     def handler(self, function: Callable[P, R] | None = None, /, **options: Any) -> Any:
         """Register a function as a handler; works with and without parentheses.
@@ -109,7 +111,8 @@ class Tasuki(Steering):
         What a job may take: `timeout` and `soft_timeout` (seconds or a timedelta), `memory` (bytes or `"2GiB"`, beyond
         its child's size at its start), `cpus` (units of the host's `--procs`, and threads for native libraries).
         `cancel_grace` is what a running job gets to end by itself when it is asked to. What follows on a kind of
-        failure is said by one rule each, `Retry(…)` or `"fail"`: `on_memory=Retry(memory="x2")`.
+        failure is said by one rule each, `Retry(…)` or `"fail"`: `on_memory=Retry(memory="x2")`. `on_failed` is another
+        handler, a job of which follows when a job of this one finally fails; its argument is a `FailedJob`.
 
         Raises HandlerError, with the reason, for a function that can't be one.
         """
@@ -138,6 +141,83 @@ class Tasuki(Steering):
             return decorated
 
         return register if function is None else register(function)
+
+    def schedule(
+        self,
+        when: str | timedelta,
+        /,
+        *,
+        name: str | None = None,
+        tz: str = "UTC",
+        misfire: Misfire = "last",
+        misfire_after: Duration = MISFIRE_AFTER,
+        jitter: Duration = 0.0,
+        overlap: Overlap = "allow",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        **options: Any,
+    ) -> Callable[[Callable[P, R]], Handler[P, R]]:
+        """Run a function at these times, as a job; the jobs that it yields are inserted when it completes.
+
+        `when` is a cron expression of five or six fields in the time zone `tz`, a word such as `@daily`, or an interval
+        (`every 90s`, a timedelta). A tick that is more than `misfire_after` late does not fire, except the last of such
+        with `misfire="last"`. A tick's job is due up to `jitter` later, at random. With `overlap="skip"` a tick does
+        not fire while a job of an earlier one, or one that it yielded, is alive. `start` and `end` bound the ticks.
+
+        The function becomes a handler with these `options`; above `@app.handler` they are given there. Its one argument
+        that is no injection may be `tick: datetime`. `name` is the schedule's, else the handler's. Raises ScheduleError.
+        """
+        times = {
+            "tz": tz,
+            "misfire": misfire,
+            "misfire_after": misfire_after,
+            "jitter": jitter,
+            "overlap": overlap,
+            "start": start,
+            "end": end,
+        }
+
+        def declare(decorated: Callable[P, R]) -> Handler[P, R]:
+            if not isinstance(decorated, Handler):
+                handler = self.registry.add_handler(decorated, **options)
+            elif options:
+                raise HandlerError(f"handler {decorated.name!r}: give {', '.join(options)} to @app.handler")
+            else:
+                handler = decorated
+            scheduling.declare(self.registry, handler, when, name or handler.name, **times)
+            return handler
+
+        return declare
+
+    def schedule_job(
+        self,
+        job: Job,
+        when: str | timedelta,
+        /,
+        *,
+        name: str,
+        tz: str = "UTC",
+        misfire: Misfire = "last",
+        misfire_after: Duration = MISFIRE_AFTER,
+        jitter: Duration = 0.0,
+        overlap: Overlap = "allow",
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> None:
+        """Insert this job at these times; see `schedule`. For the application's own modules: it is part of its release.
+
+        `app.client.schedule_job` stores a schedule in the database, at run time. Raises ScheduleError.
+        """
+        times = {
+            "tz": tz,
+            "misfire": misfire,
+            "misfire_after": misfire_after,
+            "jitter": jitter,
+            "overlap": overlap,
+            "start": start,
+            "end": end,
+        }
+        scheduling.declare_job(self.registry, job, when, name, **times)
 
     def load(self) -> None:
         """Import `modules` and check every handler and resource. Raises what the imports raise, and HandlerError."""

@@ -36,6 +36,7 @@ from tasuki_mp.store.copying import IdRanges
 from tasuki_mp.store.pool import AsyncPools, Pools
 from tasuki_mp.store.produce import CancelVerdict
 from tasuki_mp.store.steps import Steps, drive, drive_async
+from tasuki_mp.storing import AsyncStoring, Storing
 
 __all__ = ["AsyncClient", "AsyncJobHandle", "CancelVerdict", "Client", "IdRanges", "JobHandle"]
 
@@ -48,7 +49,7 @@ Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
 
 
-class Client(Steering):
+class Client(Steering, Storing):
     """Enqueues and cancels jobs, looks at them and changes them. Safe to use from several threads, and after a fork.
 
     Takes a dsn, or a psycopg_pool.ConnectionPool of the caller's, who opens and closes it; by default the database that
@@ -201,7 +202,7 @@ class Client(Steering):
             pool.putconn(connection)
 
 
-class AsyncClient(AsyncSteering):
+class AsyncClient(AsyncSteering, AsyncStoring):
     """The same from asyncio, on one event loop.
 
     Takes a dsn, or a psycopg_pool.AsyncConnectionPool of the caller's, who opens and closes it; by default the database

@@ -64,6 +64,7 @@ class Options:
         "max_attempts",
         "max_crashes",
         "max_interruptions",
+        "on_failed",
         "priority",
         "queue",
         "retry_on",
@@ -88,6 +89,7 @@ class Options:
         cpus: int | None = None,
         cancel_grace: timedelta | float = DEFAULT_CANCEL_GRACE,
         max_interruptions: int = DEFAULT_MAX_INTERRUPTIONS,
+        on_failed: object = None,
         **rules: RetryRule | None,
     ) -> None:
         # Whoever has no type checker learns it here, when the module is imported.
@@ -114,6 +116,10 @@ class Options:
             raise HandlerError(f"{what}: {error}") from error
         self.max_interruptions = max_interruptions
         self.rules = _rules(what, rules)
+        follower = getattr(on_failed, "name", on_failed)
+        if follower is not None and not isinstance(follower, str):
+            raise HandlerError(f"{what}: on_failed is a handler, or the name of one, not {on_failed!r}")
+        self.on_failed: str | None = follower
         self.queue = queue
         self.priority = priority
         self.max_attempts = max_attempts

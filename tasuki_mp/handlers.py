@@ -12,13 +12,16 @@ from collections.abc import Callable
 from inspect import Parameter
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 
+import msgspec
+
 from tasuki_mp import signature
 from tasuki_mp.backoff import Backoff
 from tasuki_mp.declared import Options
-from tasuki_mp.errors import AppImportError, ConfigError, HandlerError
-from tasuki_mp.job import Job, JobRow
+from tasuki_mp.errors import AppImportError, ConfigError, HandlerError, PayloadError
+from tasuki_mp.job import FailedJob, Job, JobRow
 from tasuki_mp.outcome import Policy, as_seconds
 from tasuki_mp.payload import DEFAULT_MAX_TEXT, encode_result
+from tasuki_mp.schedule import ScheduleInfo
 from tasuki_mp.signature import Injection, UnsettledError
 from tasuki_mp.wire import HandlerInfo
 
@@ -38,7 +41,8 @@ class Handler(Generic[P, R]):
 
     name: str
     function: Callable[P, R]
-    is_async: bool
+    kind: signature.Kind
+    """How the function is run to its end."""
     info: HandlerInfo
     """What the supervisor needs to know of it, as data."""
 
@@ -46,7 +50,7 @@ class Handler(Generic[P, R]):
         functools.update_wrapper(self, function)
         self.name = name
         self.function = function
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.kind = signature.kind_of(function)
         self._registry = registry
         self._options = options
         self._parameters = signature.parameters(function, f"handler {name!r}")
@@ -61,6 +65,7 @@ class Handler(Generic[P, R]):
             cancel_grace=options.cancel_grace,
             max_interruptions=options.max_interruptions,
             rules=options.rules,
+            on_failed=options.on_failed,
         )
         self.info = HandlerInfo(
             name=name,
@@ -105,6 +110,10 @@ class Handler(Generic[P, R]):
         """The arguments that a payload gives, typed, by name. Raises PayloadError."""
         plan, _ = self._settled or self.settle()
         return plan.decode(payload)
+
+    def parameter(self, name: str) -> Parameter | None:
+        """The function's parameter of that name."""
+        return next((each for each in self._parameters if each.name == name), None)
 
     @property
     def plan(self) -> signature.Plan:
@@ -205,6 +214,8 @@ class Registry:
     def __init__(self, *, max_payload: int = DEFAULT_MAX_TEXT) -> None:
         self.handlers: dict[str, Handler[..., Any]] = {}
         self.resources: dict[str, Resource[Any]] = {}
+        self.schedules: dict[str, Callable[[], ScheduleInfo]] = {}
+        """Each schedule by its name; made when everything that its handler needs is defined."""
         self.max_payload = max_payload
 
     def add_handler(self, function: Callable[P, R], name: str | None = None, **options: Any) -> Handler[P, R]:
@@ -212,8 +223,11 @@ class Registry:
         inner = _plain_function(function, "handler", name)
         name = _checked_name(inner, "handler", name)
         what = f"handler {name!r}"
-        if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-            raise HandlerError(f"{what}: is a generator, and nobody would take what it yields; return a list")
+        if (yields := signature.yielded_by(inner)) is not None and yields is not Job:
+            raise HandlerError(
+                f"{what}: is a generator, and what a handler yields is enqueued: jobs. Annotate it as Iterator[Job], or "
+                "return a list"
+            )
         if name in self.handlers:
             other = self.handlers[name].function
             raise HandlerError(f"{what}: is there already ({_where(other)}); give one of them another name=")
@@ -243,6 +257,34 @@ class Registry:
             self._refuse_cycle(resource, ())
         for handler in self.handlers.values():
             handler.settle()
+        for handler in self.handlers.values():
+            self._check_on_failed(handler)
+        self.schedule_infos()
+
+    def schedule_infos(self) -> list[ScheduleInfo]:
+        """The schedules as data. Raises HandlerError or ScheduleError for one that can't be."""
+        return [make() for make in self.schedules.values()]
+
+    def _check_on_failed(self, handler: Handler[..., Any]) -> None:
+        """What follows on a failure must exist, take what it is told, and never lead back to where it began."""
+        what, seen = f"handler {handler.name!r}: on_failed", [handler.name]
+        follower = handler.info.policy.on_failed
+        while follower is not None:
+            if follower not in self.handlers:
+                raise HandlerError(f"{what}: there is no handler {follower!r}")
+            if follower in seen:
+                raise HandlerError(f"{what}: its jobs would follow on one another for ever: {' -> '.join(seen)}")
+            seen.append(follower)
+            follower = self.handlers[follower].info.policy.on_failed
+        if len(seen) > 1:
+            sample = FailedJob(id=1, handler=handler.name, queue="default", attempt=1, error={"kind": "error"})
+            try:
+                self.handlers[seen[1]].decode(msgspec.json.encode(sample).decode())
+            except PayloadError as error:
+                raise HandlerError(
+                    f"{what}: {seen[1]!r} can't take what it would be told ({error.path}: {error.reason}); let it have one "
+                    "argument, annotated as tasuki_mp.FailedJob"
+                ) from error
 
     def _refuse_cycle(self, resource: Resource[Any], above: tuple[str, ...]) -> None:
         if resource.name in above:

@@ -62,7 +62,7 @@ class Progress(msgspec.Struct, frozen=True):
     note: str
 
 
-class JobRow(msgspec.Struct, frozen=True, kw_only=True):
+class JobRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A job to insert, as data. Due at `scheduled_at`, or else `delay` seconds after the database's now."""
 
     handler: str
@@ -82,6 +82,24 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     on_need_failed: OnNeedFailed = "cancel"
     followers: tuple[JobRow, ...] = ()
     """Jobs that wait for this one, inserted together with it."""
+    schedule: str | None = None
+    """The schedule that it comes from; not for those who enqueue to say."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it can be inserted without a look at other jobs."""
+        return self.unique is None and not self.needs and not self.followers
+
+
+class FailedJob(msgspec.Struct, frozen=True):
+    """What a handler that another one names with `on_failed=` is told: the payload of its job."""
+
+    id: int
+    handler: str
+    queue: str
+    attempt: int
+    error: dict[str, Any]
+    """As it is stored with the job: `kind`, `type`, `message`, and what else is known."""
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -115,6 +115,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How often a job may be started and given back without using an attempt."""
     rules: dict[ErrorKind, Rule] = {}
     """Where the handler wants something else than the default."""
+    on_failed: str | None = None
+    """The handler that is told when a job finally fails; the database sees to that (`tasuki.follow_failure`)."""
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -111,8 +111,14 @@ def info(
         found = timetable.parse(when, tz, anchor=start)
     except ScheduleError as error:
         raise ScheduleError(f"{what}: {error}") from error
+    if job.scheduled_at is not None or job.delay:
+        raise ScheduleError(f"{what}: its job has a due time of its own; leave out after() and at()")
     if job.unique is not None:
         raise ScheduleError(f"{what}: its job can't be unique; overlap='skip' keeps a tick from firing beside another")
+    if not job.is_plain:
+        raise ScheduleError(
+            f"{what}: its job can't wait for others or be followed; schedule a function that yields them"
+        )
     return ScheduleInfo(
         name=name,
         times=Times(

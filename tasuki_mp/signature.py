@@ -16,13 +16,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from inspect import Parameter
 from pathlib import PurePath
 from types import SimpleNamespace, UnionType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import inspect as described
 
 from tasuki_mp import payload
 from tasuki_mp.errors import HandlerError, PayloadError
+from tasuki_mp.job import Job
 
 _CONTEXT: Final = ("tasuki_mp.child.context", "Context")
 """The class of the running job's context, by name: it lives in a layer above this one."""
@@ -69,6 +70,28 @@ class Unresolved(NamedTuple):
 
 class _Context:
     """Stands for the context's class where only a type checker sees its name."""
+
+
+Kind = Literal["plain", "async", "generator", "async generator"]
+
+
+def kind_of(function: Callable[..., Any]) -> Kind:
+    """How a function is run to its end."""
+    inner = inspect.unwrap(function)
+    if inspect.isasyncgenfunction(inner):
+        return "async generator"
+    if inspect.isgeneratorfunction(inner):
+        return "generator"
+    return "async" if inspect.iscoroutinefunction(function) else "plain"
+
+
+def yielded_by(function: Callable[..., Any]) -> Any:
+    """The type that a generator function is annotated to yield, `Job` if it does not say; None for other functions."""
+    if kind_of(function) not in {"generator", "async generator"}:
+        return None
+    kind = resolve(function, getattr(function, "__annotations__", {}).get("return", Parameter.empty))
+    made = next(iter(typing.get_args(kind)), Any)
+    return Job if made is Any else made
 
 
 def parameters(function: Callable[..., Any], what: str) -> list[Parameter]:

@@ -16,9 +16,10 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from tasuki_mp.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
+from tasuki_mp.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE, JobRow
 from tasuki_mp.limits import NONE, Limits
 from tasuki_mp.outcome import Outcome, Policy
+from tasuki_mp.schedule import ScheduleInfo
 
 INLINE_LIMIT: Final = 128 * 1024
 """Bytes of the largest frame that goes inline: well below the default socket buffer of 208 KiB."""
@@ -94,6 +95,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=3):
     pid: int
     forkserver_pid: int
     handlers: list[HandlerInfo] = []
+    schedules: list[ScheduleInfo] = []
     app_version: str = ""
     import_error: str = ""
     """The traceback of the application's import, when it failed."""
@@ -119,6 +121,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """What the job left for its next attempt, as JSON text; empty if it is on record already, None if it left nothing."""
     is_fixed: bool = False
     """Whether a library in this child can't change its number of threads any more."""
+    followups: list[JobRow] = []
+    """Jobs to insert with the job's completion; unless they are many: then they are spooled to a file that comes along."""
 
 
 class Retiring(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -178,20 +182,24 @@ def pack(frame: RunJob | Stop | Finished | Retiring | Keep) -> bytes:
     return _FRAME + _encoder.encode(frame)
 
 
-def send(sock: socket.socket, packet: bytes) -> None:
-    """Send what `pack` made, as one packet.
+def send(sock: socket.socket, packet: bytes, *, spool: int | None = None) -> None:
+    """Send what `pack` made, as one packet; with an outcome, a file of follow-up jobs may come along.
 
     Raises BlockingIOError on a non-blocking socket that is full, and then nothing of it was sent.
     """
+    along = () if spool is None else (spool,)
     if len(packet) <= INLINE_LIMIT:
-        sock.send(packet)
+        if along:
+            send_fds(sock, packet, along)
+        else:
+            sock.send(packet)
         return
     fd = os.memfd_create("tasuki-mp-frame", os.MFD_CLOEXEC)
     try:
         rest = memoryview(packet)[1:]
         while rest:
             rest = rest[os.write(fd, rest) :]
-        send_fds(sock, _LARGE, (fd,))
+        send_fds(sock, _LARGE, (fd, *along))
     finally:
         os.close(fd)
 
@@ -222,25 +230,30 @@ class Receiver:
         """The next job frame. Raises BlockingIOError with MSG_DONTWAIT when there is none, ClosedError at the end."""
         tag, body, fds = self._packet(flags)
         try:
-            return _decode_to_child(self._content(tag, body, fds))
+            return _decode_to_child(_content(tag, body, fds))
         finally:
             _close(fds)
 
     def from_child(self, flags: int = 0) -> tuple[FromChild, tuple[int, ...]]:
-        """The next outcome frame, and the `Descriptors` that came with a hello, owned by the caller.
+        """The next outcome frame, and descriptors that came with it, owned by the caller.
 
-        Raises BlockingIOError when there is none, ClosedError at the end, FrameError for anything that is no frame.
+        With a hello they are pidfd and output, with an outcome nothing or a spool of follow-up jobs. Raises
+        BlockingIOError when there is none, ClosedError at the end, FrameError for anything that is no frame.
         """
         tag, body, fds = self._packet(flags)
         try:
             if tag == _HELLO and len(fds) == len(Descriptors._fields):
                 return _decode_hello(body), Descriptors(*fds)
-            frame = _decode_from_child(self._content(tag, body, fds))
+            frame = _decode_from_child(_content(tag, body, fds))
         except (FrameError, msgspec.MsgspecError, ValueError, OSError) as error:
             _close(fds)
             raise FrameError(str(error)) from error
-        _close(fds)
-        return frame, ()
+        along = fds[1:] if tag == _LARGE else fds
+        _close(fds[: len(fds) - len(along)])
+        if along and not isinstance(frame, Finished):
+            _close(along)
+            along = ()
+        return frame, along
 
     def _packet(self, flags: int) -> tuple[bytes, memoryview, tuple[int, ...]]:
         size, ancillary, _, _ = self._sock.recvmsg_into(self._buffers, self._ancillary, flags | _CLOSE_ON_EXEC)
@@ -248,21 +261,21 @@ class Receiver:
             raise ClosedError
         return bytes(self._buffer[:1]), self._buffer[1:size], _descriptors(ancillary) if ancillary else ()
 
-    @staticmethod
-    def _content(tag: bytes, body: memoryview, fds: tuple[int, ...]) -> memoryview | bytes:
-        if tag == _FRAME:
-            return body
-        if tag != _LARGE or len(fds) != 1:
-            raise FrameError(f"unknown tag {tag!r} with {len(fds)} descriptors")
-        size = os.fstat(fds[0]).st_size
-        chunks, offset = [], 0
-        while offset < size:
-            chunk = os.pread(fds[0], min(size - offset, 1 << 24), offset)
-            if not chunk:
-                break
-            chunks.append(chunk)
-            offset += len(chunk)
-        return b"".join(chunks)
+
+def _content(tag: bytes, body: memoryview, fds: tuple[int, ...]) -> memoryview | bytes:
+    if tag == _FRAME and len(fds) <= 1:
+        return body
+    if tag != _LARGE or not 1 <= len(fds) <= 2:
+        raise FrameError(f"unknown tag {tag!r} with {len(fds)} descriptors")
+    size = os.fstat(fds[0]).st_size
+    chunks, offset = [], 0
+    while offset < size:
+        chunk = os.pread(fds[0], min(size - offset, 1 << 24), offset)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        offset += len(chunk)
+    return b"".join(chunks)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:

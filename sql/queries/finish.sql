@@ -2,6 +2,7 @@
 -- row in the history. A checkpoint goes with a job that completed, and stays with any other. The ids come ascending and
 -- without repeats. What does not come back as applied was locked by somebody, or is no longer ours: verdict.sql says
 -- which. A cancel request that was accepted wins over going again.
+-- Follow-up jobs of those that completed or snoozed are inserted with them, as the handler asked for them.
 -- Locks: the rows it writes, skipping those that somebody else holds. Index: primary key. It writes by id only: a row
 -- version found before the lock may be an old one, and by id the newest is followed.
 with item as materialized (
@@ -22,7 +23,7 @@ locked as materialized (
     select
       j.id as job_id, j.owner, j.handler, j.queue, j.payload, j.priority, j.attempt, j.max_attempts, j.crashes,
       j.created_at, j.scheduled_at, j.started_at, j.cancel_requested_at, j.limits, j.key, j.unique_key,
-      j.retry_of, j.batch_id
+      j.retry_of, j.batch_id, j.schedule
     from tasuki.job as j
     where j.id = item.id and j.lease_no = item.lease_no and j.owner = %(owner)s
     limit 1
@@ -101,9 +102,28 @@ dropped as (
   delete from tasuki.checkpoint
   where job_id = any(array(select job_id from locked where job_id is not null and checkpoint is not null and kind = 'completed'))
 ),
+followed as (
+  insert into tasuki.job (queue, handler, payload, priority, max_attempts, limits, key, scheduled_at, schedule)
+  select
+    f.queue, f.handler, f.payload::jsonb, f.priority, f.max_attempts, f.limits::jsonb, f.key,
+    coalesce(f.at, clock_timestamp() + f.delay * interval '1 second'), locked.schedule
+  from unnest(
+    %(f_ids)s::bigint[], %(f_queues)b::text[], %(f_handlers)b::text[], %(f_payloads)b::text[], %(f_priorities)s::smallint[],
+    %(f_max_attempts)s::integer[], %(f_limits)b::text[], %(f_keys)b::text[], %(f_ats)s::timestamptz[],
+    %(f_delays)s::float8[]
+  ) with ordinality as f (id, queue, handler, payload, priority, max_attempts, limits, key, at, delay, ordinal)
+  join locked on locked.id = f.id
+  where locked.job_id is not null and locked.kind in ('completed', 'snooze')
+  order by f.ordinal
+  returning queue, scheduled_at
+),
 told as materialized (
-  select pg_notify('tasuki_job', queue || ' ' || back)
+  select pg_notify('tasuki_job', queue || ' ' || max(back))
   from (
+    select queue, 0::bigint as back
+    from followed
+    where %(notify)s::boolean and scheduled_at <= clock_timestamp()
+    union all
     select
       queue,
       max(case when kind = 'release' then greatest(0, ceil(extract(epoch from ended_at - scheduled_at) * 1000)) else 0 end)::bigint as back
@@ -115,6 +135,7 @@ told as materialized (
       and (%(delays)s::float8[])[width_bucket(id, %(ids)s::bigint[])] < 1
     group by queue
   ) as due
+  group by queue
   union all
   -- Costs one look into a small table, and a notification only where somebody waits for that very job.
   select pg_notify('tasuki_done', job_id::text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -12,6 +13,8 @@ from tasuki_mp import payload, wire
 from tasuki_mp.child.joblog import JOB_LOGGER
 from tasuki_mp.child.scratch import Scratch
 from tasuki_mp.errors import CheckpointError
+from tasuki_mp.followups import FollowUps
+from tasuki_mp.job import Job
 from tasuki_mp.statefile import Key
 from tasuki_mp.wire import StopReason
 
@@ -45,6 +48,7 @@ class Context:
     __slots__ = (
         "_board",
         "_checkpoint",
+        "_followups",
         "_page",
         "_scratch",
         "attempt",
@@ -70,11 +74,13 @@ class Context:
         checkpoint: str | None = None,
         scratch: Scratch = _NO_SCRATCH,
         cpus: int = 1,
+        followups: FollowUps | None = None,
     ) -> None:
         self._page = page
         self._board = board
         self._checkpoint = checkpoint
         self._scratch = scratch
+        self._followups = followups if followups is not None else FollowUps()
         self.job_id = job_id
         self.lease_no = lease_no
         self.handler = handler
@@ -157,6 +163,18 @@ class Context:
         except msgspec.ValidationError as error:
             path, reason = payload.place(error)
             raise CheckpointError(f"the checkpoint of job {self.job_id} is no {kind}: at {path}: {reason}") from error
+
+    def enqueue(self, job: Job) -> None:
+        """Insert this job in the transaction that completes the running one, or snoozes it; else never.
+
+        It is dropped if this attempt fails, asks for a retry, is canceled, or loses its lease.
+        """
+        self._followups.add(job)
+
+    def enqueue_many(self, jobs: Iterable[Job]) -> None:
+        """The same for any number of jobs, in constant memory."""
+        for job in jobs:
+            self._followups.add(job)
 
     def __repr__(self) -> str:
         return f"Context(job {self.job_id}, handler {self.handler!r}, attempt {self.attempt} of {self.max_attempts})"

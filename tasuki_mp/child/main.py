@@ -23,6 +23,7 @@ from tasuki_mp import handlers, wire
 from tasuki_mp.child import answer, application, guard, joblog
 from tasuki_mp.child.backstop import Backstop
 from tasuki_mp.child.board import Board
+from tasuki_mp.child.calling import runnable
 from tasuki_mp.child.context import Context
 from tasuki_mp.child.each import call_each, is_list
 from tasuki_mp.child.interrupts import Interrupts
@@ -31,11 +32,10 @@ from tasuki_mp.child.resources import Resources
 from tasuki_mp.child.scratch import Scratch
 from tasuki_mp.child.threads import ThreadBudget, limit_native_threads
 from tasuki_mp.child.tidy import Tidiness
+from tasuki_mp.followups import FollowUps
 from tasuki_mp.handlers import Handler
-from tasuki_mp.outcome import (
-    Outcome,
-    Returned,
-)
+from tasuki_mp.job import JobRow
+from tasuki_mp.outcome import AskedSnooze, Outcome, Returned
 
 Page = Array[c_uint64]
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -117,6 +117,7 @@ class Child:
             pid=os.getpid(),
             forkserver_pid=os.getppid(),
             handlers=[handler.info for handler in self._handlers.values()],
+            schedules=app.registry.schedule_infos() if app.registry and not error else [],
             app_version=app.version,
             import_error=error,
             import_seconds=app.seconds,
@@ -164,11 +165,16 @@ class Child:
         bound = joblog.begin(job)
         self._tidiness.before(started)
         handler = self._handlers.get(job.handler)
+        followups = FollowUps()
+        rows: list[JobRow] = []
+        spool: int | None = None
         timeout = job.extras.limits.timeout if job.extras is not None else None
         if timeout is not None:
             self._backstop.arm(timeout + wire.BACKSTOP_SECONDS)
         try:
-            outcome = self._call(handler, job) if handler else answer.to_unknown(job.handler)
+            outcome = self._call(handler, job, followups) if handler else answer.to_unknown(job.handler)
+            if isinstance(outcome, Returned | AskedSnooze):
+                rows, spool = followups.take()
         except BaseException as error:  # noqa: BLE001  a handler may raise anything, SystemExit and worse included
             outcome = self._interrupts.outcome(error, job, started) or answer.to_error(error, handler, job.attempt)
         if timeout is not None:
@@ -191,12 +197,13 @@ class Child:
         if checkpoint and isinstance(outcome, Returned):
             checkpoint = ""  # nothing follows that could want it
         frame = wire.Finished(
-            job.id, job.lease_no, outcome, started, ended, used, output_end, retire, checkpoint, is_fixed
+            job.id, job.lease_no, outcome, started, ended, used, output_end, retire, checkpoint, is_fixed, rows
         )
-        self._tell(wire.pack(frame))
+        self._tell(wire.pack(frame), spool=spool)
+        followups.close()
         return retire
 
-    def _call(self, handler: Handler[..., Any], job: wire.RunJob) -> Outcome:
+    def _call(self, handler: Handler[..., Any], job: wire.RunJob, followups: FollowUps) -> Outcome:
         cpus = job.extras.limits.cpus or 1 if job.extras is not None else 1
         injected: dict[str, Any] = {}
         for parameter, resource in handler.injections:
@@ -213,15 +220,17 @@ class Child:
                     checkpoint=job.extras.checkpoint if job.extras is not None else None,
                     scratch=self._scratch,
                     cpus=cpus,
+                    followups=followups,
                 )
             else:
                 if not self._resources.is_built(resource):
                     self._resources.build(resource)
                     self._tidiness.spare_processes()
                 injected[parameter] = self._resources.get(resource)
-        enter: Callable[..., Any] = self._interrupts.call_async if handler.is_async else self._interrupts.call
+        function, is_async = runnable(handler, followups)
+        enter: Callable[..., Any] = self._interrupts.call_async if is_async else self._interrupts.call
         # In a context of its own, so that no context variable is carried into the next job.
-        call = partial(contextvars.copy_context().run, enter, job, handler.function)
+        call = partial(contextvars.copy_context().run, enter, job, function)
         if cpus > 1:
             self._threads.raise_to(cpus)
         try:
@@ -234,9 +243,9 @@ class Child:
                 self._threads.lower()
         return answer.to_value(value, limit=self._max_result)
 
-    def _tell(self, packet: bytes) -> None:
+    def _tell(self, packet: bytes, *, spool: int | None = None) -> None:
         try:
-            wire.send(self._outcomes, packet)
+            wire.send(self._outcomes, packet, spool=spool)
         except OSError:
             # The job closed our sockets, or the supervisor is gone: nobody can learn anything from this process any more.
             os._exit(_LOST_SUPERVISOR)

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "move": "tasuki_mp.cli.change:move",
     "reschedule": "tasuki_mp.cli.change:reschedule",
     "queue": "tasuki_mp.cli.queue:queue",
+    "schedule": "tasuki_mp.cli.schedule:schedule",
     "batch": "tasuki_mp.cli.batch:batch",
     "replay": "tasuki_mp.cli.replay:replay",
     "prune": "tasuki_mp.cli.prune:prune",

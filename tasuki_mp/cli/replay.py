@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from tasuki_mp.child.calling import runnable
 from tasuki_mp.child.context import Context
 from tasuki_mp.child.each import call_each, is_list
 from tasuki_mp.child.resources import Resources
@@ -21,6 +22,7 @@ from tasuki_mp.cli import text
 from tasuki_mp.cli.database import database_options, open_connection, say_which
 from tasuki_mp.config import ExitCode, run_config
 from tasuki_mp.errors import ConfigError, PayloadError, TasukiError
+from tasuki_mp.followups import FollowUps
 from tasuki_mp.handlers import Handler, encode_result, load_app
 from tasuki_mp.outcome import Cancel, Retry, Snooze
 from tasuki_mp.store import look
@@ -56,9 +58,10 @@ def replay(
     if handler is None:
         raise ConfigError(f"{config.app} has no handler {job.handler!r}, which job {id} asks for")
     resources = Resources(application.registry.resources)
+    followups = FollowUps()
     started = perf_counter()
     try:
-        value = _call(handler, job, resources, checkpoint)
+        value = _call(handler, job, resources, checkpoint, followups)
         result = None if isinstance(value, Retry | Snooze | Cancel) else encode_result(value)
     except PayloadError as error:
         raise TasukiError(f"job {id}: {error}") from error
@@ -66,7 +69,10 @@ def replay(
         return _raised(error, perf_counter() - started, is_debugged=is_debugged)
     finally:
         resources.close()
+        followups.close()
     took = text.duration(perf_counter() - started)
+    if followups.count:
+        click.echo(f"asked for {followups.count} follow-up jobs, which are not inserted", err=True)
     match value:
         case Retry() | Snooze() | Cancel():
             click.echo(f"asked for {type(value).__name__} after {took}", err=True)
@@ -76,7 +82,9 @@ def replay(
     return ExitCode.OK
 
 
-def _call(handler: Handler[..., Any], job: JobInfo, resources: Resources, checkpoint: str | None) -> Any:
+def _call(
+    handler: Handler[..., Any], job: JobInfo, resources: Resources, checkpoint: str | None, followups: FollowUps
+) -> Any:
     injected: dict[str, Any] = {}
     for parameter, resource in handler.injections:
         if resource is None:
@@ -88,13 +96,16 @@ def _call(handler: Handler[..., Any], job: JobInfo, resources: Resources, checkp
                 attempt=max(1, job.attempt),
                 max_attempts=job.max_attempts,
                 checkpoint=checkpoint,
+                followups=followups,
             )
         else:
             resources.build(resource)
             injected[parameter] = resources.get(resource)
 
+    function, is_async = runnable(handler, followups)
+
     def call(arguments: dict[str, Any]) -> Any:
-        return asyncio.run(handler.function(**arguments)) if handler.is_async else handler.function(**arguments)
+        return asyncio.run(function(**arguments)) if is_async else function(**arguments)
 
     if is_list(job.payload):
         return call_each(handler, job.payload, injected, call)

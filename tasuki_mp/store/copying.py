@@ -38,7 +38,7 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_TRAILER: Final = b"\xff\xff"
-_FIELDS: Final = 10  # those that copy_jobs.sql names, in its order: what jobs share, then the id and the payload
+_FIELDS: Final = 11  # those that copy_jobs.sql names, in its order: what jobs share, then the id and the payload
 _DUE: Final = struct.Struct("!hiq")
 _BIGINT: Final = struct.Struct("!iq")
 _TEXT_HEAD: Final = struct.Struct("!i")
@@ -184,7 +184,7 @@ class Copied:
                 continue
             key = (
                 *(row.queue, row.handler, row.priority, row.max_attempts, row.limits),
-                *(row.key, row.scheduled_at, row.delay),
+                *(row.key, row.schedule, row.scheduled_at, row.delay),
             )
             common = shared.get(key)
             if common is None:
@@ -252,6 +252,7 @@ class Copied:
                 _NUMBERS.pack(2, row.priority, 4, row.max_attempts),
                 _jsonb(row.limits.text),
                 _text(row.key),
+                _text(row.schedule),
                 self._batch,
             )
         )

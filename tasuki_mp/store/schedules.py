@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
 import psycopg
-from psycopg.rows import class_row
 
 from tasuki_mp import schedule, sql
 from tasuki_mp.errors import ScheduleError
 from tasuki_mp.schedule import Misfire, Overlap, ScheduleInfo, Times
+from tasuki_mp.store.steps import Step, Steps
 
 REGISTER: Final = sql.query("register_schedules")
-REMOVE: Final = sql.query("remove_schedule")
+_REMOVE: Final = sql.query("remove_schedule")
 _LOOK_OWN: Final = sql.query("look_own_schedules")
 _TAKE: Final = sql.query("take_schedules")
 _FIRE: Final = sql.query("fire_ticks")
@@ -30,7 +30,6 @@ TICKS_KEPT: Final = 1000
 """Rows of history that a schedule keeps."""
 
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 Source = Literal["app", "client"]
 TickVerdict = Literal["fired", "missed", "overlap", "manual"]
@@ -55,11 +54,11 @@ class Ticked(NamedTuple):
 
 
 class Fired(NamedTuple):
-    """What a try to fire has come to: for each schedule that could be taken, up to when its ticks are decided now."""
+    """What a try to fire has come to. `decided` are the schedules that could be taken, as they stand now."""
 
     now: datetime | None
     """The database's clock; None if none could be taken."""
-    decided: dict[str, datetime]
+    decided: list[Mine]
     ticks: list[Ticked]
 
 
@@ -163,31 +162,39 @@ async def look_own(
     return rows[0][0], [_mine(row) for row in rows if row[1] is not None]
 
 
-async def fire(conn: AsyncConnection, *, owner: UUID, names: Sequence[str]) -> Fired:
+async def fire(
+    conn: AsyncConnection,
+    *,
+    owner: UUID,
+    names: Sequence[str],
+    before_commit: Callable[[], None] = lambda: None,
+    now: datetime | None = None,
+) -> Fired:
     """Decide the due ticks of these schedules, as far as nobody else is about it: each of them once in the whole fleet.
 
     A tick's row and its job are inserted together; what raises has inserted nothing. Raises ScheduleError if this
     machine can't say when one of them ticks.
     """
     async with conn.transaction():
-        rows = await (await conn.execute(_TAKE, {"names": list(names)})).fetchall()
+        rows = await (await conn.execute(_TAKE, {"names": list(names), "now": now})).fetchall()
         if not rows:
-            return Fired(None, {}, [])
-        now: datetime = rows[0][0]
-        decided: dict[str, datetime] = {}
+            return Fired(None, [], [])
+        at: datetime = rows[0][0]
+        decided: list[Mine] = []
         ticks: list[tuple[str, datetime, TickVerdict, int]] = []
         for mine in map(_mine, rows):
-            what = schedule.decide(mine.times, after=mine.decided_until, now=now)
-            decided[mine.name] = mine.decided_until if what is None else what.until
+            what = schedule.decide(mine.times, after=mine.decided_until, now=at)
             if what is None:
+                decided.append(mine)
                 continue
+            decided.append(mine._replace(decided_until=what.until))
             if what.missed is not None:
                 ticks.append((mine.name, what.missed, "missed", what.passed_over))
             for index, tick in enumerate(what.fired):
                 is_first = index == 0 and what.missed is None
                 ticks.append((mine.name, tick, "fired", what.passed_over if is_first else 0))
         if not ticks:
-            return Fired(now, decided, [])
+            return Fired(at, decided, [])
         cursor = await conn.execute(
             _FIRE,
             {
@@ -199,7 +206,8 @@ async def fire(conn: AsyncConnection, *, owner: UUID, names: Sequence[str]) -> F
             },
         )
         written = [Ticked(*row[:4]) for row in await cursor.fetchall()]
-    return Fired(now, decided, written)
+        before_commit()
+    return Fired(at, decided, written)
 
 
 async def trim(conn: AsyncConnection, *, keep: int = TICKS_KEPT, limit: int = 5000) -> int:
@@ -208,38 +216,43 @@ async def trim(conn: AsyncConnection, *, keep: int = TICKS_KEPT, limit: int = 50
     return int(row[0]) if row else 0
 
 
-def look(conn: Connection, name: str | None = None) -> list[ScheduleRow]:
+def store(info: ScheduleInfo) -> Steps[None]:
+    """Store a schedule at run time. Raises ScheduleError if an application has declared that name."""
+    if not (yield Step(REGISTER, register_parameters([info], source="client"))):
+        raise ScheduleError(f"schedule {info.name!r}: an application declares one of that name; choose another")
+
+
+def remove(name: str) -> Steps[bool]:
+    """Remove a schedule; False if there is none. Raises ScheduleError for one that a living program declares."""
+    if (yield Step(_REMOVE, {"name": name})):
+        return True
+    if not (yield Step(_LOOK, {"name": name})):
+        return False
+    raise ScheduleError(f"schedule {name!r}: a running program declares it; remove it there, or pause it here")
+
+
+def look(name: str | None = None) -> Steps[list[ScheduleRow]]:
     """Every schedule by name, or the one of that name."""
-    with conn.cursor(row_factory=class_row(ScheduleRow)) as cursor:
-        return cursor.execute(_LOOK, {"name": name}).fetchall()
+    fields = ScheduleRow.__struct_fields__
+    return [ScheduleRow(**dict(zip(fields, row, strict=True))) for row in (yield Step(_LOOK, {"name": name}))]
 
 
-def history(conn: Connection, name: str, *, limit: int) -> list[TickInfo]:
+def history(name: str, *, limit: int) -> Steps[list[TickInfo]]:
     """The newest ticks of a schedule, newest first."""
-    with conn.cursor(row_factory=class_row(TickInfo)) as cursor:
-        return cursor.execute(_HISTORY, {"name": name, "limit": limit}).fetchall()
+    fields = TickInfo.__struct_fields__
+    rows = yield Step(_HISTORY, {"name": name, "limit": limit})
+    return [TickInfo(**dict(zip(fields, row, strict=True))) for row in rows]
 
 
-def run(conn: Connection, name: str) -> int | None:
+def run(name: str) -> Steps[int | None]:
     """Insert a job of that schedule now; its id, None if there is no such schedule."""
-    row = conn.execute(_RUN, {"name": name}).fetchone()
-    return None if row is None else int(row[0])
+    rows = yield Step(_RUN, {"name": name})
+    return int(rows[0][0]) if rows else None
 
 
-def pause(conn: Connection, name: str, *, is_paused: bool) -> bool:
+def pause(name: str, *, is_paused: bool) -> Steps[bool]:
     """Pause a schedule, or let it go on; False if there is no such schedule."""
-    return conn.execute(_PAUSE, {"name": name, "is_paused": is_paused}).fetchone() is not None
-
-
-def remove(conn: Connection, name: str) -> bool:
-    """Remove a schedule that no living program declares; False if there is none."""
-    return conn.execute(REMOVE, {"name": name}).fetchone() is not None
-
-
-def stored(row: tuple[Any, ...] | None, name: str) -> None:
-    """What REGISTER replied to a client. Raises ScheduleError if an application has declared that name."""
-    if row is None:
-        raise ScheduleError(f"schedule {name!r}: an application declares one of that name; choose another")
+    return bool((yield Step(_PAUSE, {"name": name, "is_paused": is_paused})))
 
 
 def _mine(row: tuple[Any, ...]) -> Mine:

@@ -51,6 +51,8 @@ class SupervisorRow(msgspec.Struct, frozen=True, kw_only=True):
     queues: list[str]
     handlers: list[str]
     lease_seconds: float
+    schedules: list[str] | None = None
+    """Those of its application; None if it fires none at all."""
 
 
 class OtherSupervisor(msgspec.Struct, frozen=True):

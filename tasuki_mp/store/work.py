@@ -6,7 +6,7 @@ nothing changes, and the verdict says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
@@ -15,7 +15,7 @@ import msgspec
 import psycopg
 
 from tasuki_mp import sql
-from tasuki_mp.job import Lease
+from tasuki_mp.job import JobRow, Lease
 from tasuki_mp.limits import Reach
 from tasuki_mp.outcome import Settled, SettledKind
 
@@ -63,6 +63,8 @@ class FinishItem(msgspec.Struct, frozen=True, kw_only=True):
     output: str = ""
     checkpoint: str | None = None
     """What it left for the next attempt, as JSON text; empty if that is on record, None if there is none."""
+    followups: Sequence[JobRow] = ()
+    """Jobs to insert with a completion or a snooze, none of them with a unique key."""
 
 
 class Finished(NamedTuple):
@@ -189,33 +191,34 @@ async def _finish_batch(
     conn: AsyncConnection, owner: UUID, batch: Sequence[FinishItem], *, notify: bool
 ) -> list[Finished]:
     parameters = finish_parameters(owner, batch, notify=notify)
-    cursor = await conn.execute(FINISH, parameters, prepare=True, binary=True)
-    rows = await cursor.fetchall()
-    finished = [
-        Finished(job_id, lease_no, "applied", kind, batch_id)
-        for job_id, lease_no, kind, is_written, batch_id, _ in rows
-        if is_written
-    ]
-    if len(finished) == len(batch):
-        return finished
-    asked = {job_id: kind for job_id, _, kind, is_written, _, _ in rows if not is_written}
-    left = [item for item in batch if item.id in asked]
-    cursor = await conn.execute(
-        _VERDICT,
-        {
-            "owner": owner,
-            "ids": _numbers([item.id for item in left]),
-            "lease_nos": _numbers([item.lease_no for item in left]),
-            "age": max(item.lease_age for item in left) + _CLOCK_SLACK,
-        },
-    )
-    for job_id, lease_no, verdict, kind in await cursor.fetchall():
-        finished.append(Finished(job_id, lease_no, verdict, kind or asked[job_id]))
+    rows = await (await conn.execute(FINISH, parameters, prepare=True, binary=True)).fetchall()
+    finished = [Finished(row[0], row[1], "applied", row[2], row[4]) for row in rows if row[3]]
+    if len(finished) < len(batch):
+        asked = {row[0]: row[2] for row in rows if not row[3]}
+        cursor = await conn.execute(_VERDICT, _verdict_parameters(owner, batch, asked))
+        finished += [_judged(row, asked) for row in await cursor.fetchall()]
     return finished
+
+
+def finish_one(conn: Connection, *, owner: UUID, item: FinishItem, notify: bool = True) -> Finished:
+    """The same for one item, without asyncio."""
+    parameters = finish_parameters(owner, [item], notify=notify)
+    rows = conn.execute(FINISH, parameters, prepare=True, binary=True).fetchall()
+    asked = {row[0]: row[2] for row in rows}
+    if rows[0][3]:
+        return Finished(item.id, item.lease_no, "applied", asked[item.id], rows[0][4])
+    return _judged(conn.execute(_VERDICT, _verdict_parameters(owner, [item], asked)).fetchall()[0], asked)
+
+
+def _judged(row: tuple[Any, ...], asked: Mapping[int, SettledKind]) -> Finished:
+    job_id, lease_no, verdict, kind = row
+    return Finished(job_id, lease_no, verdict, kind or asked[job_id])
 
 
 def finish_parameters(owner: UUID, batch: Sequence[FinishItem], *, notify: bool) -> dict[str, Any]:
     """The parameters of FINISH; the items come by ascending id, each id once."""
+    following = [(item.id, row) for item in batch for row in item.followups]
+    rows = [row for _, row in following]
     return {
         "owner": owner,
         "ids": _numbers([item.id for item in batch]),
@@ -230,7 +233,27 @@ def finish_parameters(owner: UUID, batch: Sequence[FinishItem], *, notify: bool)
         "crashes": _numbers([int(item.settled.is_crash) for item in batch]),
         "delays": _numbers([item.settled.delay for item in batch]),
         "limits": [None if (limits := item.settled.limits) is None else limits.text for item in batch],
+        "f_ids": _numbers([job_id for job_id, _ in following]),
+        "f_queues": [row.queue for row in rows],
+        "f_handlers": [row.handler for row in rows],
+        "f_payloads": [row.payload for row in rows],
+        "f_priorities": _numbers([row.priority for row in rows]),
+        "f_max_attempts": _numbers([row.max_attempts for row in rows]),
+        "f_limits": [row.limits.text for row in rows],
+        "f_keys": [row.key for row in rows],
+        "f_ats": _instants([row.scheduled_at for row in rows]),
+        "f_delays": _numbers([row.delay for row in rows]),
         "notify": notify,
+    }
+
+
+def _verdict_parameters(owner: UUID, batch: Sequence[FinishItem], asked: Collection[int]) -> dict[str, Any]:
+    left = [item for item in batch if item.id in asked]
+    return {
+        "owner": owner,
+        "ids": _numbers([item.id for item in left]),
+        "lease_nos": _numbers([item.lease_no for item in left]),
+        "age": max(item.lease_age for item in left) + _CLOCK_SLACK,
     }
 
 
@@ -302,6 +325,11 @@ def _numbers(values: Sequence[float | None]) -> str:
     text, escaping the quotes of their JSON costs more than the whole statement.
     """
     return "{" + ",".join(["NULL" if value is None else repr(value) for value in values]) + "}"
+
+
+def _instants(values: Sequence[datetime | None]) -> str:
+    """An array literal."""
+    return "{" + ",".join(["NULL" if value is None else f'"{value.isoformat()}"' for value in values]) + "}"
 
 
 def _json(value: object) -> str:

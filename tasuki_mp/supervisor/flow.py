@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tasuki_mp import logs, wire
-from tasuki_mp.job import Lease
+from tasuki_mp.followups import Spool
+from tasuki_mp.job import JobRow, Lease
 from tasuki_mp.limits import NONE, Limits, Reach, read_limits
 from tasuki_mp.outcome import (
     ErrorInfo,
@@ -134,14 +135,17 @@ class Flow:
         self.dispatcher.pump()
         self._has_room()
 
-    def job_finished(self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished, output: str) -> None:
+    def job_finished(
+        self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished, output: str, spool: Spool | None
+    ) -> None:
         self._hooks.reach("after_result")
         ran_for = (frame.ended_ns - frame.started_ns) / 1e9
         self.estimates.add(lease.handler, ran_for)
         child.is_slow = False
         since_start = clock.now() - frame.started_ns / 1e9
         cpu, left = frame.cpu_ns / 1e9, frame.checkpoint
-        self._ended(slot, child, lease, frame.outcome, since_start, ran_for, cpu, left, output)
+        followups = tuple(frame.followups)
+        self._ended(slot, child, lease, frame.outcome, since_start, ran_for, cpu, left, output, followups, spool)
 
     def keep_now(self, key: Key) -> None:
         self.keeper.keep_now(key)
@@ -280,19 +284,23 @@ class Flow:
         cpu: float | None,
         checkpoint: str | None,
         output: str,
+        followups: tuple[JobRow, ...] = (),
+        spool: Spool | None = None,
     ) -> None:
         self.stopping.ended(lease.key)
         outcome = self.deadlines.ended(lease.key, outcome, ran_for=ran_for)
         self.dispatcher.blocked.discard(lease.id)
         if lease.key not in self.book:
+            if spool is not None:
+                spool.close()
             return  # the lease was lost while it ran: somebody else decides
         self.book.unassign(lease.key)
         self.finished += 1
         settled = self._decide(lease, outcome)
         usage = usage_json(pid=child.pid, slot=slot.index, seconds=ran_for, cpu=cpu, waited=lease.waited)
         self._metrics.job_finished(lease.handler, settled.kind, seconds=ran_for, waited=lease.waited)
-        checkpoint = _to_keep(lease, checkpoint)
-        self.outbox.put(Entry(lease, settled, usage, since_start, clock.now(), checkpoint, output))
+        kept = _to_keep(lease, checkpoint)
+        self.outbox.put(Entry(lease, settled, usage, since_start, clock.now(), kept, output, followups, spool))
         _log(lease, settled, slot.index, ran_for)
 
     def _settle_unrun(self, lease: Lease, outcome: Outcome) -> None:

@@ -13,6 +13,8 @@ Point = Literal[
     "after_finish_sent",
     "before_heartbeat",
     "before_rescue",
+    "before_tick_commit",
+    "after_tick_commit",
 ]
 
 

@@ -11,7 +11,9 @@ from tasuki_mp.store.upkeep import OtherSupervisor, SupervisorRow
 from tasuki_mp.version import __version__
 
 
-def own_row(*, procs: int, queues: list[str], handlers: list[str], lease: float) -> SupervisorRow:
+def own_row(
+    *, procs: int, queues: list[str], handlers: list[str], lease: float, schedules: list[str] | None = None
+) -> SupervisorRow:
     """This process as a row of `tasuki.supervisor`, under a fresh owner id: a restart is somebody else."""
     owner: UUID = uuid4()
     return SupervisorRow(
@@ -26,6 +28,7 @@ def own_row(*, procs: int, queues: list[str], handlers: list[str], lease: float)
         queues=queues,
         handlers=handlers,
         lease_seconds=lease,
+        schedules=schedules,
     )
 
 

@@ -21,6 +21,7 @@ from tasuki_mp.supervisor import tasks
 JOB_CHANNEL: Final = "tasuki_job"
 CANCEL_CHANNEL: Final = "tasuki_cancel"
 COMMAND_CHANNEL: Final = "tasuki_command"
+SCHEDULE_CHANNEL: Final = "tasuki_schedule"
 LONGEST_PAUSE: Final = 30.0
 
 
@@ -35,6 +36,9 @@ class ListenerEvents(Protocol):
 
     def command_hinted(self) -> None:
         """Somebody asked something about a job that we run."""
+
+    def schedules_hinted(self) -> None:
+        """Somebody has changed a schedule."""
 
     def notifications_missed(self) -> None:
         """We listen (again): whatever came before is unknown."""
@@ -65,7 +69,7 @@ class Listener:
             try:
                 connection = await connect_async(self._dsn, name="listener")
                 async with connection:
-                    for channel in (JOB_CHANNEL, CANCEL_CHANNEL, COMMAND_CHANNEL):
+                    for channel in (JOB_CHANNEL, CANCEL_CHANNEL, COMMAND_CHANNEL, SCHEDULE_CHANNEL):
                         await connection.execute(f"LISTEN {channel}".encode())
                     pause = 0.1
                     self._events.notifications_missed()
@@ -87,5 +91,7 @@ class Listener:
                 self._events.cancel_hinted()
             case "tasuki_command" if payload == self._owner:
                 self._events.command_hinted()
+            case "tasuki_schedule":
+                self._events.schedules_hinted()
             case _:
                 pass

@@ -16,11 +16,14 @@ import msgspec
 import psycopg
 
 from tasuki_mp import logs
-from tasuki_mp.job import Lease
+from tasuki_mp.errors import ConflictError
+from tasuki_mp.followups import Spool, SpoolError
+from tasuki_mp.job import JobRow, Lease
 from tasuki_mp.outcome import ErrorInfo, ErrorKind, Settled
 from tasuki_mp.store import upkeep, work
 from tasuki_mp.store.work import FinishItem
 from tasuki_mp.supervisor import clock, tasks
+from tasuki_mp.supervisor.alone import Alone
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.metrics import Metrics
@@ -36,6 +39,10 @@ LONGEST_FLUSH: Final = 0.200
 BATCH: Final = 1024
 POISONOUS: Final = {"21", "22", "23", "54"}
 """Classes of SQLSTATE that speak of the data in a statement, not of the server's state: the same will fail again."""
+ALONE_BOUND: Final = 64
+"""Entries with many follow-up jobs that may wait: each keeps a file open."""
+ALONE_FOR: Final = 60.0
+"""Seconds more that the last of those get at the end."""
 TRIM_EVERY: Final = 25
 """Lease numbers of one job between two looks at how long its history has become."""
 
@@ -54,6 +61,19 @@ class Entry(msgspec.Struct, frozen=True):
     """What it left for the next attempt; empty if that is on record, None if there is none."""
     output: str = ""
     """The end of what it wrote."""
+    followups: tuple[JobRow, ...] = ()
+    spool: Spool | None = None
+    """Where the follow-up jobs are, if they are many."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is finished in a transaction of its own."""
+        return self.spool is not None or not all(row.is_plain for row in self.followups)
+
+    def close(self) -> None:
+        """Let go of the follow-up jobs."""
+        if self.spool is not None:
+            self.spool.close()
 
 
 class OutboxEvents(Protocol):
@@ -70,15 +90,28 @@ class Outbox:
     """Entries keyed by (id, lease_no), oldest first; bounded by whoever looks at `is_full` before leasing more."""
 
     def __init__(
-        self, link: Link, *, owner: UUID, bound: int, events: OutboxEvents, metrics: Metrics, hooks: Hooks
+        self,
+        link: Link,
+        alone: Alone,
+        *,
+        owner: UUID,
+        bound: int,
+        events: OutboxEvents,
+        metrics: Metrics,
+        hooks: Hooks,
     ) -> None:
         self._link = link
+        self._alone = alone
         self._owner = owner
         self._bound = bound
         self._events = events
         self._metrics = metrics
         self._hooks = hooks
         self._entries: dict[Key, Entry] = {}
+        self._alone_entries: dict[Key, Entry] = {}
+        """Those that are finished one by one, beside the batches."""
+        self._alone_wanted = asyncio.Event()
+        self._alone_task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._enough = asyncio.Event()
         self._empty = asyncio.Event()
@@ -86,25 +119,30 @@ class Outbox:
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._alone_entries)
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._entries
+        return key in self._entries or key in self._alone_entries
 
     @property
     def is_full(self) -> bool:
-        return len(self._entries) >= self._bound
+        return len(self) >= self._bound or len(self._alone_entries) >= ALONE_BOUND
 
     def put(self, entry: Entry) -> None:
         """Write this down with one of the next flushes."""
-        self._entries[entry.lease.key] = entry
         self._empty.clear()
+        if entry.is_alone:
+            self._alone_entries[entry.lease.key] = entry
+            self._alone_wanted.set()
+            return
+        self._entries[entry.lease.key] = entry
         self._wanted.set()
         if len(self._entries) >= BATCH:
             self._enough.set()
 
     def start(self) -> asyncio.Task[None]:
         """Begin; the task never ends by itself."""
+        self._alone_task = asyncio.create_task(self._finish_alone_for_ever(), name="outbox for single jobs")
         self._task = asyncio.create_task(self._flush_for_ever(), name="outbox")
         return self._task
 
@@ -116,15 +154,21 @@ class Outbox:
     async def drained(self, timeout: float) -> bool:
         """Wait until everything is written; False if it took too long, or nobody writes any more."""
         if self._task is None or self._task.done():
-            return not self._entries
+            return not len(self)
         self._enough.set()
         await tasks.wait_at_most(self._empty, timeout)
-        return not self._entries
+        if self._alone_entries and not self._entries:
+            await tasks.wait_at_most(self._empty, ALONE_FOR)
+        return not len(self)
 
     async def stop(self) -> None:
         if self._task is not None:
             await tasks.end(self._task)
             self._task = None
+        if self._alone_task is not None:
+            self._alone.close()
+            await tasks.end(self._alone_task)
+            self._alone_task = None
 
     async def _flush_for_ever(self) -> None:
         flushed_at, took = float("-inf"), 0.0
@@ -150,7 +194,57 @@ class Outbox:
             took = flushed_at - started
             if not self._entries:
                 self._wanted.clear()
-                self._empty.set()
+                self._look_empty()
+
+    def _look_empty(self) -> None:
+        if not len(self):
+            self._empty.set()
+
+    async def _finish_alone_for_ever(self) -> None:
+        while True:
+            await self._alone_wanted.wait()
+            entry = next(iter(self._alone_entries.values()))
+            try:
+                await self._finish_alone(entry)
+            except (UnavailableError, psycopg.Error) as error:
+                logs.event(
+                    logging.WARNING, "finish failed, will send again", job=entry.lease.id, error=str(error).strip()
+                )
+                await self._alone.pause()
+            if not self._alone_entries:
+                self._alone_wanted.clear()
+                self._look_empty()
+
+    async def _finish_alone(self, entry: Entry) -> None:
+        """Send one entry with its follow-ups; what can't be stored as it is has failed, and goes with the batches."""
+        key = entry.lease.key
+        self._hooks.reach("before_finish")
+        try:
+            spool = entry.spool
+            done = await self._alone.finish(
+                _item(entry, clock.now()), lambda: entry.followups if spool is None else spool.rows()
+            )
+        except (ConflictError, SpoolError) as error:
+            self._fail(entry, ErrorKind.ERROR, type(error).__name__, f"a follow-up job was refused: {error}")
+        except psycopg.Error as error:
+            if error.sqlstate == "23514" and not error.diag.constraint_name:
+                await self._link.call(upkeep.ensure_partitions)
+            elif not _is_poisonous(error):
+                raise
+            else:
+                self._unstorable(entry, error)
+        else:
+            self._hooks.reach("after_finish_sent")
+            self._metrics.finish_verdict(done.verdict)
+            del self._alone_entries[key]
+            if done.verdict == "again":
+                self._alone_entries[key] = entry
+                await self._alone.pause()
+            else:
+                self._over(done)
+                entry.close()
+                if done.batch_id is not None:
+                    self._events.batches_touched({done.batch_id})
 
     async def _flush(self, batch: list[Entry]) -> None:
         """Send one batch; every entry that gets a final verdict leaves the outbox."""
@@ -176,11 +270,7 @@ class Outbox:
                 if entry is not None:  # to the end of the line: rows that stay locked must not keep others waiting
                     self._entries[id, lease_no] = entry
                 continue
-            self._events.lease_over((id, lease_no))
-            if verdict == "stale":
-                logs.event(logging.WARNING, "outcome came too late, dropped", job=id, lease_no=lease_no)
-            elif verdict == "duplicate":
-                logs.event(logging.INFO, "outcome was written before, its reply was lost", job=id, lease_no=lease_no)
+            self._over(done)
             if verdict != "stale" and kind in {"retry", "snooze", "release"} and lease_no % TRIM_EVERY == 0:
                 trim.append(id)
         if trim:
@@ -188,12 +278,21 @@ class Outbox:
         if is_any_busy:  # somebody holds the row; asking again at once would only spin
             await asyncio.sleep(FLUSH_EVERY)
 
+    def _over(self, done: work.Finished) -> None:
+        """A final verdict has come."""
+        id, lease_no, verdict = done.id, done.lease_no, done.verdict
+        self._events.lease_over((id, lease_no))
+        if verdict == "stale":
+            logs.event(logging.WARNING, "outcome came too late, dropped", job=id, lease_no=lease_no)
+        elif verdict == "duplicate":
+            logs.event(logging.INFO, "outcome was written before, its reply was lost", job=id, lease_no=lease_no)
+
     async def _refused(self, batch: list[Entry], error: psycopg.Error) -> None:
         code = error.sqlstate or ""
         if code == "23514" and not error.diag.constraint_name:
             logs.event(logging.INFO, "a partition was missing, creating it")
             await self._link.call(upkeep.ensure_partitions)
-        elif code[:2] not in POISONOUS and not isinstance(error, psycopg.DataError):
+        elif not _is_poisonous(error):
             # A deadlock, a full disk, a lock held too long: nothing is wrong with the entries.
             raise UnavailableError(f"{error} (SQLSTATE {code})".replace("\n", " ")) from error
         elif len(batch) > 1:
@@ -219,11 +318,22 @@ class Outbox:
         """The entry that Postgres refuses, as a failure that it will take; raises if this was one already."""
         if entry.settled.error is not None and entry.settled.error.type == "ResultNotStorable":
             raise UnavailableError(f"even the plain failure of job {entry.lease.id} is refused: {error}") from error
-        message = f"ResultNotStorable: Postgres refused to store this outcome: {error.diag.message_primary or error}"
-        info = ErrorInfo(kind=ErrorKind.BAD_RESULT, type="ResultNotStorable", message=message[:4096])
-        replaced = msgspec.structs.replace(entry, settled=Settled(kind="failed", error=info))
-        self._entries[entry.lease.key] = replaced
-        return replaced
+        reason = f"Postgres refused to store this outcome: {error.diag.message_primary or error}"
+        return self._fail(entry, ErrorKind.BAD_RESULT, "ResultNotStorable", f"ResultNotStorable: {reason}")
+
+    def _fail(self, entry: Entry, kind: ErrorKind, name: str, message: str) -> Entry:
+        """The entry as a failure without follow-ups, in its place."""
+        info = ErrorInfo(kind=kind, type=name, message=message[:4096])
+        entry.close()
+        failed = msgspec.structs.replace(entry, settled=Settled(kind="failed", error=info), followups=(), spool=None)
+        self._alone_entries.pop(entry.lease.key, None)
+        self.put(failed)
+        return failed
+
+
+def _is_poisonous(error: psycopg.Error) -> bool:
+    """Whether it speaks of the data in a statement, and will come again."""
+    return (error.sqlstate or "")[:2] in POISONOUS or isinstance(error, psycopg.DataError)
 
 
 def _item(entry: Entry, now: float) -> FinishItem:
@@ -236,4 +346,5 @@ def _item(entry: Entry, now: float) -> FinishItem:
         lease_age=now - entry.lease.sent_at,
         checkpoint=entry.checkpoint,
         output=entry.output,
+        followups=() if entry.is_alone else entry.followups,
     )

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, assert_never
 
 from tasuki_mp import logs, wire
 from tasuki_mp.child.describe import storable
+from tasuki_mp.followups import Spool
 from tasuki_mp.job import Lease
 from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
 from tasuki_mp.supervisor import clock, signals, tasks, tree
@@ -38,8 +39,13 @@ class SlotEvents(Protocol):
     def slot_ready(self, slot: Slot, hello: wire.Hello) -> None:
         """A new child takes jobs now."""
 
-    def job_finished(self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished, output: str) -> None:
-        """A handler ended and its child lives; `output` is what is stored of what it wrote."""
+    def job_finished(
+        self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished, output: str, spool: Spool | None
+    ) -> None:
+        """A handler ended and its child lives.
+
+        `output` is what is stored of what it wrote, `spool` has its follow-up jobs if they are many.
+        """
 
     def keep_now(self, key: Key) -> None:
         """A running job waits until its checkpoint is on record."""
@@ -216,7 +222,7 @@ class Slot:
                     for fd in fds:
                         os.close(fd)
                 case wire.Finished():
-                    self._finished(child, frame)
+                    self._finished(child, frame, Spool(fds[0]) if fds else None)
                 case wire.Keep():
                     self._events.keep_now((frame.id, frame.lease_no))
                 case wire.Retiring():
@@ -225,9 +231,11 @@ class Slot:
                     assert_never(frame)
         return True
 
-    def _finished(self, child: Child, frame: wire.Finished) -> None:
+    def _finished(self, child: Child, frame: wire.Finished, spool: Spool | None) -> None:
         lease = child.inflight.pop((frame.id, frame.lease_no), None)
         if lease is None:
+            if spool is not None:
+                spool.close()
             return  # taken off the child by a lost lease: nobody waits for this outcome
         child.jobs_run += 1
         child.is_fixed = frame.is_fixed
@@ -238,7 +246,7 @@ class Slot:
             self.replace(frame.retire)
         if frame.retire:
             self._run(self._see_off(child, 2 * DISMISS_FOR))
-        self._events.job_finished(self, child, lease, frame, output)
+        self._events.job_finished(self, child, lease, frame, output, spool)
         if child is not self.child and not child.inflight and not frame.retire:
             self._leave(child)
 

@@ -27,8 +27,9 @@ from tasuki_mp.config import ExitCode, RunConfig
 from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import Room
-from tasuki_mp.store import upkeep
+from tasuki_mp.store import schedules, upkeep
 from tasuki_mp.supervisor import clock, identity, tasks, tree
+from tasuki_mp.supervisor.alone import Alone
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
 from tasuki_mp.supervisor.closer import Closer
@@ -48,6 +49,7 @@ from tasuki_mp.supervisor.overview import overview
 from tasuki_mp.supervisor.reaper import Reaper
 from tasuki_mp.supervisor.reload import Reload
 from tasuki_mp.supervisor.rescue import Rescuer
+from tasuki_mp.supervisor.scheduler import Scheduler
 from tasuki_mp.supervisor.slot import Slot
 from tasuki_mp.supervisor.stacks import stacks
 from tasuki_mp.supervisor.tails import tails
@@ -120,6 +122,8 @@ class Supervisor:
         self._output = logs.LineWriter(sys.stdout)
         self._vitals = Vitals(config, self._flow, self._metrics)
         self._drain: Drain | None = None
+        self._scheduler: Scheduler | None = None
+        """None if it fires no schedules: a program that ends when nothing is left must not make more."""
         self._reload: Reload | None = None
         if config.reload:
             show = None if config.log_format == "json" else self._show_import
@@ -164,13 +168,20 @@ class Supervisor:
         handlers = sorted(info.name for info in hello.handlers)
         flow.dispatcher.policies = {info.name: info.policy for info in hello.handlers}
         flow.dispatcher.room = Room(memory=config.memory_limit, cpus=config.procs)
-        me = identity.own_row(procs=config.procs, queues=sorted(queues), handlers=handlers, lease=config.lease)
+        me = identity.own_row(
+            procs=config.procs,
+            queues=sorted(queues),
+            handlers=handlers,
+            lease=config.lease,
+            schedules=sorted(info.name for info in hello.schedules) if config.drain is None else None,
+        )
         timeout = max(5.0, config.lease / 2)
         lease_link, finish_link, upkeep_link = (
             Link(config.dsn, name=name, timeout=timeout) for name in ("lease", "finish", "upkeep")
         )
         flow.outbox = Outbox(
             finish_link,
+            Alone(config.dsn, owner=me.owner),
             owner=me.owner,
             bound=2048 + 10 * config.procs,
             events=flow,
@@ -231,10 +242,21 @@ class Supervisor:
                 queues=sorted(queues),
                 on_drained=self._drained,
             )
+        else:
+            self._scheduler = Scheduler(
+                Link(config.dsn, name="schedule", timeout=timeout),
+                upkeep_link,
+                owner=me.owner,
+                infos=hello.schedules,
+                handlers=handlers,
+                hooks=self._hooks,
+            )
         try:
             await upkeep_link.call(upkeep.ensure_partitions)
             await upkeep_link.call(upkeep.register, me)
             await upkeep_link.call(upkeep.register_handlers, hello.handlers, hello.app_version)
+            if self._scheduler is not None:
+                await upkeep_link.call(schedules.register, hello.schedules, hello.app_version)
         except (UnavailableError, psycopg.Error) as error:
             raise DatabaseError(f"the database can't be used: {str(error).strip()}") from error
         self._vitals.start()
@@ -248,6 +270,8 @@ class Supervisor:
         tasks.watch(self._commands.start(), self._failed)
         tasks.watch(flow.closer.start(), self._failed)
         tasks.watch(housekeeper.start(), self._failed)
+        if self._scheduler is not None:
+            tasks.watch(self._scheduler.start(), self._failed)
         if config.notify:
             tasks.watch(listener.start(), self._failed)
         ticker = asyncio.create_task(self._tick_for_ever(), name="ticker")
@@ -267,6 +291,8 @@ class Supervisor:
         )
         await self._ended.wait()
         self._vitals.is_stopping = True
+        if self._scheduler is not None:
+            await self._scheduler.stop()
         await self._quiesce()
         await listener.stop()  # only now: what still runs can be canceled, and asked where it is
         await rescuer.stop()
@@ -375,7 +401,12 @@ class Supervisor:
     def command_hinted(self) -> None:
         self._commands.hint()
 
+    def schedules_hinted(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.hint()
+
     def notifications_missed(self) -> None:
+        self.schedules_hinted()
         self._commands.hint()
         self._leaser.look_everywhere()
         self._flow.heartbeat.beat_now()

@@ -6,6 +6,7 @@ Everything happens on the caller's connection and in its transaction, which is n
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -21,18 +22,21 @@ from psycopg.pq import TransactionStatus
 
 from tasuki_mp import handlers, payload, sql
 from tasuki_mp.child import answer
+from tasuki_mp.child.calling import runnable
 from tasuki_mp.child.context import Context
 from tasuki_mp.child.each import call_each, is_list
 from tasuki_mp.child.resources import Resources
 from tasuki_mp.child.scratch import Scratch
-from tasuki_mp.errors import CheckpointError
+from tasuki_mp.errors import CheckpointError, ConflictError
+from tasuki_mp.followups import FollowUps, Spool
 from tasuki_mp.handlers import Application, Handler
-from tasuki_mp.job import Lease
+from tasuki_mp.job import JobRow, Lease
 from tasuki_mp.limits import NONE, Limits, Reach, read_limits
-from tasuki_mp.outcome import Outcome, Returned, settle
+from tasuki_mp.outcome import AskedSnooze, Outcome, Returned, settle
 from tasuki_mp.payload import FlawError
 from tasuki_mp.statefile import CHECKPOINT_LIMIT
-from tasuki_mp.store import batches, upkeep, work
+from tasuki_mp.store import batches, bulk, upkeep, work
+from tasuki_mp.store.bulk import Intake
 from tasuki_mp.store.steps import Step, Steps, drive
 
 MOST_RUNS: Final = 1000
@@ -159,6 +163,8 @@ def _run(app: Application, conn: Connection, owner: UUID, lease: Lease, resource
     handler = app.registry.handlers[lease.handler]
     limits = read_limits(lease.limits) if lease.limits is not None else NONE
     board = _Board()
+    followups = FollowUps()
+    rows: list[JobRow] = []
     started = perf_counter()
     value, exception = None, None
     outcome: Outcome
@@ -174,20 +180,46 @@ def _run(app: Application, conn: Connection, owner: UUID, lease: Lease, resource
                 board=board,
                 checkpoint=lease.checkpoint,
                 scratch=scratch,
+                followups=followups,
                 cpus=limits.over(handler.info.policy.limits).cpus or 1,
             )
             handlers.running_job = f"{lease.handler} (job {lease.id})"
-            value = _call(handler, lease.payload, context, resources)
+            value = _call(handler, lease.payload, context, resources, followups)
             outcome = answer.to_value(value, limit=app.max_result)
+            if isinstance(outcome, Returned | AskedSnooze):
+                rows = _rows(followups)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a handler may raise anything; Ctrl-C and pytest's own go on
         exception = error
         outcome = answer.to_error(error, handler, lease.attempt)
     finally:
         handlers.running_job = None
         scratch.clear()
+        followups.close()
     ran_for = perf_counter() - started
     checkpoint = None if isinstance(outcome, Returned) else board.left
-    return drive(conn, _finish(owner, lease, handler, limits, outcome, ran_for, checkpoint, value, exception))
+
+    def finish(outcome: Outcome, rows: list[JobRow], exception: BaseException | None) -> Run:
+        plain = [row for row in rows if row.is_plain]
+        steps = _finish(owner, lease, handler, limits, outcome, ran_for, checkpoint, value, exception, plain)
+        run = drive(conn, steps)
+        intake = Intake(row for row in rows if not row.is_plain and run.decision in {"completed", "snooze"})
+        if intake:
+            bulk.insert(conn, intake, is_ours=False)
+        return run
+
+    try:
+        with conn.transaction():
+            return finish(outcome, rows, exception)
+    except ConflictError as conflict:
+        return finish(answer.to_error(conflict, handler, lease.max_attempts), [], conflict)
+
+
+def _rows(followups: FollowUps) -> list[JobRow]:
+    rows, spool = followups.take()
+    if spool is None:
+        return rows
+    with closing(Spool(os.dup(spool))) as written:
+        return list(written.rows())
 
 
 def _finish(
@@ -200,6 +232,7 @@ def _finish(
     checkpoint: str | None,
     value: Any,
     exception: BaseException | None,
+    followups: list[JobRow],
 ) -> Steps[Run]:
     settled = settle(
         outcome,
@@ -212,7 +245,14 @@ def _finish(
         random=lambda: 0.5,  # the middle of what the backoff may be
     )
     left = checkpoint if checkpoint is not None or lease.checkpoint is None else ""
-    item = work.FinishItem(id=lease.id, lease_no=lease.lease_no, settled=settled, ran_for=ran_for, checkpoint=left)
+    item = work.FinishItem(
+        id=lease.id,
+        lease_no=lease.lease_no,
+        settled=settled,
+        ran_for=ran_for,
+        checkpoint=left,
+        followups=followups,
+    )
     rows = yield Step(work.FINISH, work.finish_parameters(owner, [item], notify=False))
     _, _, kind, is_applied, batch_id, _ = rows[0]
     if batch_id is not None:
@@ -230,11 +270,12 @@ def _finish(
     )
 
 
-def _call(handler: Handler[..., Any], given: str, context: Context, resources: _Resources) -> Any:
+def _call(handler: Handler[..., Any], given: str, context: Context, resources: _Resources, followups: FollowUps) -> Any:
     injected: dict[str, Any] = {}
     for parameter, resource in handler.injections:
         injected[parameter] = context if resource is None else resources.get(resource)
-    call = partial(_call_async if handler.is_async else _call_plain, handler.function)
+    function, is_async = runnable(handler, followups)
+    call = partial(_call_async if is_async else _call_plain, function)
     if is_list(given):
         return call_each(handler, given, injected, call)
     return call({**handler.decode(given), **injected})

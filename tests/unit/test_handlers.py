@@ -597,9 +597,9 @@ def test_a_handler_is_still_its_function(registry: Registry) -> None:
     handler = registry.add_handler(thumbnail)
     assert handler("a", 3) == "a 3 False"
     assert handler.function is thumbnail
-    assert not handler.is_async
+    assert handler.kind == "plain"
     fetching = registry.add_handler(fetch)
-    assert fetching.is_async
+    assert fetching.kind == "async"
     assert fetching.__doc__ == "What it does."
     assert repr(fetching) == "<handler 'fetch'>"
 
