@@ -90,6 +90,8 @@ class Slot:
         """Children that are read by the clock."""
         self._buried: dict[Child, asyncio.Event] = {}
         self._verdicts: dict[Key, Outcome] = {}
+        self._hit: set[Key] = set()
+        """Killed, and their child not buried yet: their verdict stands."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -301,10 +303,14 @@ class Slot:
 
         The job then ends with `outcome`. False: it had ended, or had not begun, and nothing was harmed.
         """
+        if key in self._hit:
+            return True  # and is about to be buried
         self._verdicts[key] = outcome
         is_killed = await asyncio.to_thread(_kill_if_running, child, key)
         if not is_killed:
             self._verdicts.pop(key, None)
+        elif key in self._verdicts:
+            self._hit.add(key)
         return is_killed
 
     def interrupt(self, child: Child) -> None:
@@ -369,6 +375,7 @@ class Slot:
         self._dismissed.discard(child)
         for lease, ran_for in died:
             outcome = self._verdicts.pop(lease.key, None)
+            self._hit.discard(lease.key)
             was_expected = was_expected or outcome is not None
             outcome = outcome or Died(_died_of(death, report, output))
             self._events.job_ended(self, child, lease, outcome, ran_for, output)

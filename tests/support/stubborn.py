@@ -113,3 +113,12 @@ def unasked(how: str) -> None:
 def quick(text: str = "") -> str:
     """Return at once."""
     return text
+
+
+@app.handler
+def work(turns: int) -> int:
+    """Some microseconds of Python."""
+    total = 0
+    for turn in range(turns):
+        total += turn
+    return turns
