@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tasuki_mp.supervisor import tree
 from tests.support import invariants, jobs, leaks
@@ -21,6 +22,7 @@ from tests.support.door import Door, Visitor
 from tests.support.hooked import Supervised
 from tests.support.postgres import Postgres
 from tests.support.puppet import EXCEPTIONS
+from tests.support.shapes import CHAIN
 from tests.support.waiting import NotInTimeError, wait_gone, wait_until
 
 Conn = psycopg.Connection[Any]
@@ -230,6 +232,23 @@ def test_no_process_outlives_its_job(supervised: Supervised, conn: Conn, door: D
     ends = {"return": "completed", "raise": "failed", "crash": "failed", "cancel": "canceled"}
     assert row["status"] == ends[end]
     assert row["crashes"] == (end == "crash")
+    assert run(conn, "pid")["result"] != victim.pid
+
+
+def test_no_process_outlives_the_timeout_of_its_job(supervised: Supervised, conn: Conn, door: Door) -> None:
+    limits = Jsonb({"timeout": 4.0})
+    jobs.add(conn, handler="puppet", payload={"door": door.path}, max_attempts=1, limits=limits)
+    victim = door.visitor()
+    for shape in ("deaf", "daemon", "group", "plain", "chain"):
+        victim.ask(f"fork {shape}")
+    left = below(victim.pid)
+    assert len(left) == 4 + CHAIN
+    victim.ask("burn")
+
+    for pid in (*left, victim.pid):
+        wait_gone(pid)
+    row = jobs.wait_final(conn, victim.job)
+    assert (row["status"], row["error"]["kind"], row["crashes"]) == ("failed", "timeout", 0)
     assert run(conn, "pid")["result"] != victim.pid
 
 

@@ -139,11 +139,14 @@ def test_at_the_timeout_it_is_killed_and_its_stack_is_recorded(
     if how == "await" and soft:
         pytest.skip("ends at the soft one")
     limits = {"timeout": 0.5} if soft is None else {"timeout": 0.5, "soft_timeout": soft}
-    error = error_of(conn, add(conn, handler, how, limits=limits))
+    job_id = add(conn, handler, how, limits=limits)
+
+    error = error_of(conn, job_id)
 
     assert (error["kind"], error["type"]) == ("timeout", "TimedOut")
     assert "its timeout is 0.5 s" in error["message"]
     assert float(error["message"].split()[2]) >= 0.5
+    assert "thread" not in (jobs.wait_final(conn, job_id)["output"] or "")
     assert ("in burn" if how == "burn" else "in select" if how == "await" else "in spin") in error["stack"]
 
 

@@ -58,6 +58,27 @@ def test_what_runs_is_told_that_its_supervisor_stops(dsn: str, conn: Conn) -> No
     assert [jobs.wait_final(conn, job_id)["result"] for job_id in running] == ["shutdown", "shutdown"]
 
 
+def test_a_job_that_it_waits_for_can_be_canceled(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, "--grace", "1h") as supervised:
+        job_id = hold(conn, door)
+        door.visitor()
+        supervised.signal(signal.SIGTERM)
+        supervised.event("stopping")
+        assert jobs.cancel(conn, job_id) == "requested"
+        assert supervised.wait() == ExitCode.OK
+    assert jobs.wait_final(conn, job_id)["status"] == "canceled"
+
+
+def test_a_job_that_raises_since_it_should_stop_is_given_back(dsn: str, conn: Conn) -> None:
+    job_id = jobs.add(conn, handler="go_on", payload={"how": "watch"})
+    with Supervised(dsn, app="tests.support.stubborn:app") as supervised:
+        wait_until(lambda: jobs.status(conn, job_id) == "running", "running")
+        assert supervised.stop() == ExitCode.OK
+    row = jobs.live(conn, job_id)
+    assert row is not None
+    assert (row["status"], row["attempt"]) == ("pending", 0)
+
+
 def pending(conn: Conn, job_id: int) -> jobs.Row | None:
     row = jobs.live(conn, job_id)
     return row if row is not None and row["status"] == "pending" else None

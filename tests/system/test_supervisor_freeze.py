@@ -6,13 +6,14 @@ import signal
 from typing import Any
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from tasuki_mp.store.upkeep import OtherSupervisor
 from tasuki_mp.supervisor import identity
 from tests.support import invariants, jobs
 from tests.support.door import Door
 from tests.support.hooked import Supervised
-from tests.support.waiting import wait_for_row, wait_until
+from tests.support.waiting import wait_for_row, wait_gone, wait_until
 
 Conn = psycopg.Connection[Any]
 
@@ -38,6 +39,23 @@ def freeze(supervised: Supervised, conn: Conn, job_id: int) -> None:
 
 def thaw(supervised: Supervised) -> None:
     supervised.signal(signal.SIGCONT)
+
+
+def test_while_it_is_frozen_the_kernel_keeps_the_timeouts_of_its_jobs(dsn: str, conn: Conn) -> None:
+    limits = Jsonb({"timeout": 3.0})
+    with Door() as door, Supervised(dsn) as supervised:
+        job_id = jobs.add(conn, handler="once", payload={"door": door.path}, max_attempts=1, limits=limits)
+        visitor = door.visitor()
+        visitor.tell("burn")
+        supervised.signal(signal.SIGSTOP)
+
+        wait_gone(visitor.pid)
+        thaw(supervised)
+
+        row = jobs.wait_final(conn, job_id)
+        assert (row["status"], row["error"]["kind"], row["crashes"]) == ("failed", "timeout", 0)
+        assert "its timeout is 3 s" in row["error"]["message"]
+        assert supervised.stop() == 0
 
 
 def test_one_that_was_frozen_beyond_its_lease_changes_nothing(dsn: str, conn: Conn) -> None:
