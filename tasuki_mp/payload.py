@@ -121,7 +121,8 @@ def check_text(text: bytes, *, limit: int) -> dict[str, Any]:
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise FlawError("type", "$", f'is no JSON ({_words(error)}); write it like {{"path": "a.png"}}') from None
     # As in `encode`: what takes long is done only where there is a trace of what it looks for.
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH or _has_nul(text):
+    is_deep = len(text) > 2 * MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH
+    if is_deep or b"\\u0000" in text:
         flaw = find_flaw(value)
         if flaw is not None:
             raise flaw

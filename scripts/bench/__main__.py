@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from scripts.bench import enqueueing, jobs, latency
+from scripts.bench import enqueueing, jobs, latency, pipe
 from scripts.bench.figures import Pair, Row
 from scripts.bench.stage import Stage
 from scripts.harness import host
@@ -26,7 +26,7 @@ from scripts.harness.server import scratch_server
 
 @dataclass(frozen=True)
 class Size:
-    """How much to do: seconds of the cpu rows, jobs of noop (enqueue-many does four times as many)."""
+    """How much to do: seconds of the cpu rows, jobs of noop (enqueue-many and pipe do four times as many)."""
 
     seconds: float
     jobs: int
@@ -75,6 +75,11 @@ BENCHMARKS: Final = {
         *("jobs/s", "the same bytes as a bare binary COPY", "0.7"),
         lambda stage, size: enqueueing.many(stage, jobs=4 * size.jobs),
     ),
+    "pipe": Benchmark(
+        "lines through a pipe into `tasuki-mp enqueue --file - --app`, its start included",
+        *("jobs/s", "the same rows as a bare binary COPY", "none"),
+        lambda stage, size: pipe.pipe(stage, jobs=4 * size.jobs),
+    ),
     "enqueue-one": Benchmark(
         "one job in a transaction of its own",
         *("µs", "a bare INSERT … RETURNING id", "0.77"),
@@ -100,7 +105,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=5, help="how often ours and the reference alternate  [5]")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of one run of a cpu row  [10]")
     parser.add_argument(
-        "--jobs", type=int, default=50_000, help="of noop; enqueue-many takes four times as many  [50000]"
+        "--jobs", type=int, default=50_000, help="of noop; enqueue-many and pipe take four times as many  [50000]"
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the results as JSON")

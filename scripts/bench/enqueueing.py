@@ -13,6 +13,7 @@ import psycopg
 from scripts.bench import app
 from scripts.bench.figures import Pair
 from scripts.bench.stage import Stage
+from scripts.harness import host
 from tasuki_mp import Client
 from tasuki_mp.job import Job
 from tasuki_mp.store import bulk, copying
@@ -32,25 +33,32 @@ def many(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
     def measure() -> Pair:
         stage.clear()
         memory = _memory()
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         client.enqueue_many(_generated(jobs))
-        ours = time.perf_counter() - begin
+        ours, cpu = time.perf_counter() - begin, time.process_time() - cpu
         grown = _memory() - memory
         stage.clear()
         data = _copy_data(stage.conn, jobs)
+        server = host.cpu_seconds(stage.conn.info.backend_pid)
         begin = time.perf_counter()
         with stage.conn.transaction():
             for chunk in data:
                 with stage.conn.cursor().copy(copying.COPY) as copy:
                     copy.write(chunk)
         bare = time.perf_counter() - begin
+        server = host.cpu_seconds(stage.conn.info.backend_pid) - server
         del data
         stage.clear()
         begin = time.perf_counter()
         with stage.conn.transaction():
             app.app.enqueue_many(_generated(jobs), stage.conn)
         inside = time.perf_counter() - begin
-        extra = {"memory grown, MiB": grown, "ratio inside the caller's transaction": bare / inside}
+        extra = {
+            "memory grown, MiB": grown,
+            "ratio inside the caller's transaction": bare / inside,
+            "our CPU time for a job, µs": cpu / jobs * 1e6,
+            "the server's for the bare COPY, µs": server / jobs * 1e6,
+        }
         return Pair(jobs / ours, jobs / bare, bare / ours, extra)
 
     return measure
