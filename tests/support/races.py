@@ -20,6 +20,7 @@ from typing import Any
 from tasuki_mp import wire
 from tasuki_mp.child.application import AppSpec
 from tasuki_mp.child.main import Setting
+from tasuki_mp.followups import Spool
 from tasuki_mp.job import Lease
 from tasuki_mp.outcome import CancelObeyed, Outcome, Returned
 from tasuki_mp.supervisor import clock
@@ -51,7 +52,9 @@ class Races:
     def slot_ready(self, slot: Slot, hello: wire.Hello) -> None:
         self._ready.set()
 
-    def job_finished(self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished, output: str) -> None:
+    def job_finished(
+        self, slot: Slot, child: Child, lease: Lease, frame: wire.Finished, output: str, spool: Spool | None
+    ) -> None:
         self._ended(lease.key, frame.outcome)
 
     def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float, output: str) -> None:
