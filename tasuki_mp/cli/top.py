@@ -20,7 +20,7 @@ import msgspec
 from tasuki_mp.cli import text
 from tasuki_mp.cli.database import Database, connected, database_options, open_database
 from tasuki_mp.cli.text import Cell, Table
-from tasuki_mp.errors import ConfigError, DatabaseError, SchemaError, TasukiError
+from tasuki_mp.errors import ConfigError, DatabaseError, JobNotRunningError, SchemaError, TasukiError
 from tasuki_mp.logs import escape
 from tasuki_mp.migrate import check
 from tasuki_mp.options import parse_duration
@@ -219,11 +219,15 @@ def _looked_up(conn: look.Connection, key: str, job_id: int) -> str:
 
 
 def _output(conn: look.Connection, job_id: int) -> str:
-    found = look.job(conn, job_id)
-    if found is None:
-        return "there is no such job any more"
-    written = [attempt.output for attempt in found[1] if attempt.output]
-    return escape("\n".join(written) or "nothing was written by earlier attempts", limit=None, keep="\n")
+    """What a job has written: while it runs from its host, and otherwise what is kept of its last attempt."""
+    try:
+        written: str | None = drive(conn, commands.tail(job_id, start=0, wait=0.0), commits=True).text
+    except JobNotRunningError:
+        found = look.job(conn, job_id)
+        if found is None:
+            return "there is no such job any more"
+        written = found[0].output
+    return escape(written or "it has written nothing", limit=None, keep="\n")
 
 
 def gather(conn: look.Connection, before: dict[str, Answered], answers: Sequence[Answered], host: str | None) -> Page:
