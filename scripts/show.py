@@ -5,6 +5,7 @@
     python -m scripts.show limits    a queue with limits under eight supervisors
     python -m scripts.show misbehaving   twenty handlers that nobody should write, beside innocent jobs
     python -m scripts.show long      a job of ten minutes of CPU time (--cpu SECONDS) that is killed in five ways
+    python -m scripts.show ticks     fifty schedules at each second, four supervisors killed at random (--seconds N)
 
 Prints what was measured; exit code 1 if a promise was broken.
 """
@@ -37,6 +38,7 @@ from scripts.harness.waiting import wait
 from scripts.show_limits import limits
 from scripts.show_long import Long
 from scripts.show_misbehaving import misbehaving
+from scripts.show_ticks import SECONDS, ticks
 
 LEASE = 5.0
 PILLS = 5
@@ -266,8 +268,9 @@ def long(board: Board, *, cpu: float) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.show", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["crashes", "limits", "long", "misbehaving", "orphans"])
+    parser.add_argument("what", choices=["crashes", "limits", "long", "misbehaving", "orphans", "ticks"])
     parser.add_argument("--cpu", type=float, default=600.0, metavar="SECONDS", help="CPU time of the long job  [600]")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"how long the schedules tick  [{SECONDS:g}]")
     given = parser.parse_args()
     shows: dict[str, Callable[[Board], None]] = {
         "crashes": crashes,
@@ -275,6 +278,7 @@ def main() -> int:
         "long": partial(long, cpu=given.cpu),
         "limits": _said_by(limits),
         "misbehaving": _said_by(misbehaving),
+        "ticks": _said_by(partial(ticks, seconds=given.seconds)),
     }
     board = Board()
     shows[given.what](board)
