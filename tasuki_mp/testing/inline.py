@@ -118,7 +118,7 @@ def _runs(
     limit: int,
     is_patient: bool,
 ) -> Iterator[Run]:
-    app.registry.check()
+    declare(app, conn)
     owner = uuid4()
     with closing(_Resources(app, resources or {})) as built, tempfile.TemporaryDirectory(prefix="tasuki-mp-") as folder:
         count = 0

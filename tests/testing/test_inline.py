@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tasuki_mp import Backoff, Cancel, Client, Context, EnqueueInHandlerError, Retry, Snooze, Tasuki
+from tasuki_mp import Backoff, Cancel, Client, Context, EnqueueInHandlerError, FailedJob, Job, Retry, Snooze, Tasuki
 from tasuki_mp.testing import assert_enqueued, assert_not_enqueued, declare, drain, enqueued, run_due
 from tests.support.jobs import final, history, live
 
@@ -230,6 +230,40 @@ def test_batches_end_with_their_last_job(own: Conn, client: Client) -> None:
     batch = client.enqueue_batch([thumbnail.job("a"), thumbnail.job("b")], own, on_success=later.job("done"))
     assert [run.value for run in run_due(app, own)] == ["a@200", "b@200", "done"]
     assert batch.status(own).is_successful
+
+
+def test_follow_up_jobs_come_with_the_end_of_the_job_that_asked_for_them(own: Conn, client: Client) -> None:
+    shop = Tasuki()
+
+    @shop.handler
+    def note(text: str) -> str:
+        return text
+
+    @shop.handler(max_attempts=1, on_failed="mourn")
+    def split(count: int, ctx: Context) -> None:
+        for number in range(count):
+            ctx.enqueue(note.job(str(number)))
+        ctx.enqueue(note.job("unique").unique("only"))
+        if count == 0:
+            raise ValueError("nothing to split")
+
+    @shop.handler
+    def produce(count: int) -> Iterator[Job]:
+        for number in range(count):
+            yield note.job(f"made {number}")
+
+    @shop.handler
+    def mourn(failure: FailedJob) -> str:
+        return failure.handler
+
+    client.enqueue_many([split.job(2), produce.job(1500)], own)
+    runs = run_due(shop, own, limit=2000)
+    assert [run.decision for run in runs] == ["completed"] * 1505
+    assert [run.value for run in runs[2:5]] == ["0", "1", "unique"]
+    client.enqueue(split.job(0), own)
+    failed, mourned = run_due(shop, own)
+    assert (failed.decision, mourned.handler, mourned.value) == ("failed", "mourn", "split")
+    assert enqueued(own) == []
 
 
 def test_jobs_of_others_are_left_alone(own: Conn, client: Client) -> None:
