@@ -48,6 +48,7 @@ class Party:
             me=self.me,
             heartbeat=self.heartbeat,
             release_unknown=self._release_unknown,
+            sweep=_nothing,
             look_everywhere=lambda: None,
             hooks=Hooks(),
         )
@@ -157,6 +158,10 @@ def test_one_that_stayed_away_is_rescued_once_somebody_has_been_there_for_a_leas
             assert owners(conn) == {here.me.owner}
 
     run(scenario())
+
+
+async def _nothing() -> None:
+    """What there is to do about batches here."""
 
 
 async def _soon(value: float) -> float:

@@ -206,7 +206,7 @@ with socket.socket(socket.AF_UNIX) as sock:
 """
 
 
-@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+@pytest.mark.parametrize("preload", ["--preload=json", "--no-preload"])
 def test_a_signal_while_the_application_is_imported(dsn: str, tmp_path: Path, preload: str) -> None:
     tmp_path.joinpath("hanging.py").write_text(APP_THAT_HANGS, encoding="utf-8")
     options = (preload, "--app-dir", str(tmp_path))
