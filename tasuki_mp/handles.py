@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
 
@@ -14,6 +14,7 @@ from tasuki_mp.store.produce import CancelVerdict
 if TYPE_CHECKING:
     from tasuki_mp.client import AsyncClient, Client
 
+T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
 
@@ -34,6 +35,10 @@ class JobHandle:
     def __repr__(self) -> str:
         return f"JobHandle({self.id})"
 
+    @overload
+    def result(self, timeout: float | None = None) -> Any: ...
+    @overload
+    def result(self, timeout: float | None = None, *, kind: type[T]) -> T: ...
     def result(self, timeout: float | None = None, *, kind: Any = Any) -> Any:
         """What the handler returned, once the job has completed; `kind` is the type that its JSON becomes.
 
@@ -71,6 +76,10 @@ class AsyncJobHandle:
     def __repr__(self) -> str:
         return f"AsyncJobHandle({self.id})"
 
+    @overload
+    async def result(self, timeout: float | None = None) -> Any: ...
+    @overload
+    async def result(self, timeout: float | None = None, *, kind: type[T]) -> T: ...
     async def result(self, timeout: float | None = None, *, kind: Any = Any) -> Any:
         """What the handler returned, once the job has completed; as `JobHandle.result`."""
         return await results.wait_async(self._client, self.id, timeout, kind)

@@ -90,7 +90,7 @@ def server(dsn: str | None = None) -> Iterator[Server]:
             yield Server(running.dsn)
         running.wait_stopped()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 class Sandbox:

@@ -14,13 +14,14 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from tasuki_mp import cli
 from tests.support import jobs
-from tests.support.waiting import wait_gone, wait_readable
+from tests.support.waiting import wait_for_row, wait_gone, wait_readable
 
 Connection = psycopg.Connection[Any]
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -136,3 +137,32 @@ def test_a_person_is_asked_before_many_jobs_are_changed(dsn: str, conn: Connecti
         assert len(conn.execute("SELECT FROM tasuki.job").fetchall()) == left
     with terminal("delete", "--queue", "default", "--yes", "--dsn", dsn) as screen:
         assert "deleted: 3 jobs" in screen.read_all()
+
+
+def test_a_person_sees_how_far_it_is_and_may_stop_waiting(dsn: str, conn: Connection, tmp_path: Path) -> None:
+    file = tmp_path / "j.jsonl"
+    file.write_text("{}\n" * 3)
+    with terminal("enqueue", "h", "--file", str(file), "--queue", "q", "--wait", "--dsn", dsn) as screen:
+        screen.wait_for("3 jobs enqueued")
+        screen.wait_for("waiting")
+        screen.wait_for("0 of 3")
+        (job_id,) = conn.execute("SELECT min(id) FROM tasuki.job").fetchone() or (0,)
+        jobs.cancel(conn, job_id)
+        screen.wait_for("1 of 3")
+        screen.process.send_signal(signal.SIGINT)
+        rest = ESCAPES.sub("", screen.read_all())
+        assert screen.process.wait() == cli.INTERRUPTED
+    assert "Traceback" not in rest
+    assert len(conn.execute("SELECT FROM tasuki.job").fetchall()) == 2
+
+
+def test_ctrl_c_in_the_middle_of_a_file_leaves_nothing_behind(dsn: str, conn: Connection) -> None:
+    with terminal("enqueue", "h", "--file", "-", "--queue", "q", "--chunk", "2", "--dsn", dsn) as screen:
+        screen.wait_for("database")
+        screen.type("{}\n{}\n{}\n")
+        wait_for_row(conn, "SELECT 1 FROM tasuki.job HAVING count(*) = 2")
+        screen.process.send_signal(signal.SIGINT)
+        rest = ESCAPES.sub("", screen.read_all())
+        assert screen.process.wait() == cli.INTERRUPTED
+    assert "Traceback" not in rest
+    assert len(conn.execute("SELECT FROM tasuki.job").fetchall()) == 2

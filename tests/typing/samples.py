@@ -27,6 +27,7 @@ from tasuki_mp import (
     State,
     Tasuki,
 )
+from tasuki_mp.testing import EnqueuedJob, Run, Sandbox, assert_enqueued, run_due
 
 app = Tasuki(modules=["shop.images"], dsn="postgresql://localhost/shop", max_payload=4096, max_result=10**6)
 
@@ -111,6 +112,7 @@ def enqueueing(conn: psycopg.Connection, rows: psycopg.Connection[dict[str, Any]
     assert_type(handle, JobHandle)
     assert_type(handle.id, int)
     assert_type(handle.status(), State | None)
+    assert_type(handle.result(timeout=1, kind=Stats), Stats)
     assert_type(app.enqueue(plain.job(1), conn=conn), JobHandle)
     assert_type(app.enqueue(plain.job(1), rows), JobHandle)
     ids = app.enqueue_many((plain.job(x) for x in range(9)), conn=conn)
@@ -134,3 +136,11 @@ async def asynchronous(conn: psycopg.AsyncConnection, pool: psycopg_pool.AsyncCo
         assert_type(await client.enqueue(plain.job(1), conn=conn), AsyncJobHandle)
         assert_type(await pooled.enqueue_many([plain.job(1)]), IdRanges)
         assert_type(await client.status(3), State | None)
+        assert_type(await (await client.enqueue(plain.job(1))).result(kind=Stats), Stats)
+
+
+def testing(conn: psycopg.Connection, tasuki: Sandbox) -> None:
+    assert_type(run_due(app, conn), list[Run])
+    assert_type(tasuki.drain(tasuki.use(app), resources={"model": Model()}), list[Run])
+    assert_type(assert_enqueued(conn, plain.job(1)), list[EnqueuedJob])
+    assert_type(tasuki.assert_enqueued(plain, payload={"x": 1}, count=2)[0].payload, dict[str, Any])
