@@ -33,6 +33,7 @@ from tasuki_mp.child.application import SPEC_VARIABLE, AppSpec
 from tasuki_mp.child.main import Setting
 from tasuki_mp.job import Lease
 from tasuki_mp.statefile import StateReader
+from tasuki_mp.supervisor import crew
 from tasuki_mp.wire import StopReason
 
 Key = tuple[int, int]
@@ -80,6 +81,7 @@ class Nursery:
 
     def start(self, slot: int) -> Child:
         """A new child, its hello still to come. In the process thread. Raises OSError when no process can be had."""
+        crew.require_room()
         pairs: list[tuple[socket.socket, socket.socket]] = []
         try:
             pairs.extend(socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
@@ -115,8 +117,13 @@ class Nursery:
         # In a thread that can be left behind: an executor whose process died while it wrote to the executor's own pipe
         # waits for the rest of that for ever.
         ending = threading.Thread(target=child.executor.shutdown, daemon=True)
-        ending.start()
-        ending.join(EXECUTOR_ENDS_FOR)
+        try:
+            ending.start()
+            ending.join(EXECUTOR_ENDS_FOR)
+        except RuntimeError:  # no thread can be had
+            child.executor.shutdown(wait=False)
+            if child.process is not None:
+                child.process.join(EXECUTOR_ENDS_FOR)
         self._buried += 1
         if self._buried % COLLECT_EVERY == 0:
             gc.collect()

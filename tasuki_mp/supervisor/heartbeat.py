@@ -119,7 +119,8 @@ class Heartbeat:
                 self._connection = connect(self._dsn, name="heartbeat")
             overdue = threading.Timer(self._lease_for / 3, cut, [self._connection])
             overdue.daemon = True
-            overdue.start()
+            with contextlib.suppress(RuntimeError):  # no thread can be had: TCP's own timeouts have to do
+                overdue.start()
             answers = work.heartbeat(self._connection, owner=self._owner, lease_for=self._lease_for, beats=beats)
         except psycopg.Error as error:
             self._failed(error)

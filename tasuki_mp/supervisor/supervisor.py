@@ -28,7 +28,7 @@ from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import Room
 from tasuki_mp.store import schedules, upkeep
-from tasuki_mp.supervisor import clock, identity, tasks, tree
+from tasuki_mp.supervisor import clock, crew, identity, tasks, tree
 from tasuki_mp.supervisor.alone import Alone
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
@@ -135,6 +135,7 @@ class Supervisor:
         """Start, work, stop; the exit code."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._callback_failed)
+        loop.set_default_executor(crew.hands())
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._signalled, number)
         self._output.start()

@@ -165,7 +165,7 @@ FEW_PROCESSES = (
 for capability in (21, 24):  # CAP_SYS_ADMIN, CAP_SYS_RESOURCE: without them the limit holds
     assert ctypes.CDLL(None).prctl(24, capability, 0, 0, 0) == 0  # PR_CAPBSET_DROP
 os.setresuid(int(sys.argv[1]), 0, 0)  # whose processes are counted; what may be read stays as it was
-resource.setrlimit(resource.RLIMIT_NPROC, (24, 24))
+resource.setrlimit(resource.RLIMIT_NPROC, (40, 40))
 os.execv(sys.argv[2], sys.argv[2:])""",
 )
 """Launches the program as one that may have no more than a few processes; threads count as such."""
@@ -177,11 +177,13 @@ def test_too_few_processes_for_all_children_leave_it_working(dsn: str, conn: Con
     launcher = (*FEW_PROCESSES, str(200_000 + os.getpid()), sys.executable)
     with Supervised(dsn, "--poll", "20ms", procs=16, launcher=launcher) as short:
         short.started()
-        short.event("child did not start")
+        for _ in range(20):
+            assert "processes" in short.event("child did not start")["reason"]
 
         for job_id in ids:
             row = jobs.wait_final(conn, job_id)
             assert (row["status"], row["attempt"]) == ("completed", 1)
 
         assert short.stop() == 0
+        assert not any("died" in event["event"] for event in short.rest())
     invariants.check(conn, ids)
