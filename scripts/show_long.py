@@ -101,7 +101,7 @@ class Long:
         runs = {note.lease_no: note for note in self._notes.all()}
         self._board.promise("times it was started", str(len(ways) + 1), len(runs), is_kept=len(runs) == len(ways) + 1)
         ends = self._ends(job_id)
-        wanted = ["crash", "lost", "crash", "snooze", "memory"]
+        wanted = ["crash", "lost", "crash", "release", "memory"]
         self._board.promise("what ended its attempts", ", ".join(wanted), ", ".join(ends), is_kept=ends == wanted)
         self._board.promise("attempts counted (a deploy counts none)", "5", row["attempt"], is_kept=row["attempt"] == 5)
         used = sum(note.cpu for note in runs.values())

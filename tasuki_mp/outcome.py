@@ -235,12 +235,13 @@ def settle(
     interruptions: int = 0,
     limits: Limits = NONE,
     memory_most: int | None = None,
+    is_stopping: bool = False,
     random: Callable[[], float] = default_random,
 ) -> Settled:
     """What an attempt's end means for its job.
 
     `attempt` counts from 1 and includes this one; `crashes` and `interruptions` are those before it. `limits` are the
-    job's own, `memory_most` is what this host could give at most.
+    job's own, `memory_most` is what this host could give at most; `is_stopping` says that this supervisor shuts down.
     """
     is_last = attempt >= max_attempts
 
@@ -272,7 +273,12 @@ def settle(
                 return Settled(kind="failed", error=ErrorInfo(kind=ErrorKind.ERROR, type="Retry", message=used_up))
             return retry(None, delay, Rule(memory=memory, timeout=timeout))
         case AskedSnooze(delay):
-            return Settled(kind="snooze", delay=delay)
+            if not is_stopping or delay > 0:
+                return Settled(kind="snooze", delay=delay)
+            # What it means is: go on elsewhere. That counts as an interruption like a kill at the end of the grace.
+            if interruptions >= policy.max_interruptions:
+                return again(_too_often(interruptions), None)
+            return Settled(kind="release")
         case AskedCancel(reason):
             return Settled(kind="canceled", error=ErrorInfo(kind=ErrorKind.CANCELED, type="Cancel", message=reason))
         case Raised(error, is_retryable, delay):
@@ -294,16 +300,13 @@ def settle(
             if max_attempts == 1:
                 message = "its supervisor was stopped, and with max_attempts=1 a started job is never started again"
             elif interruptions >= policy.max_interruptions:
-                message = f"was started and interrupted {interruptions + 1} times, more often than max_interruptions"
+                return again(_too_often(interruptions), None)
             else:
                 rule = policy.rules.get(ErrorKind.INTERRUPTED, _DEFAULT_RULE)
                 if rule.is_retry:
                     return Settled(kind="release", error=error, delay=rule.after or 0.0)
                 message = "its supervisor was stopped, and its handler's rule is to fail then"
-            interrupted = ErrorInfo(kind=ErrorKind.INTERRUPTED, type="Interrupted", message=message)
-            if max_attempts > 1 and interruptions >= policy.max_interruptions:
-                return again(interrupted, None)
-            return Settled(kind="failed", error=interrupted)
+            return Settled(kind="failed", error=_interrupted(message))
         case NotStarted():
             return Settled(kind="release")
         case CancelObeyed():
@@ -314,6 +317,14 @@ def settle(
 
 
 _DEFAULT_RULE = Rule()
+
+
+def _interrupted(message: str) -> ErrorInfo:
+    return ErrorInfo(kind=ErrorKind.INTERRUPTED, type="Interrupted", message=message)
+
+
+def _too_often(interruptions: int) -> ErrorInfo:
+    return _interrupted(f"was started and interrupted {interruptions + 1} times, more often than max_interruptions")
 
 
 def _changed(rule: Rule, own: Limits, declared: Limits, memory_most: int | None) -> Limits | None:

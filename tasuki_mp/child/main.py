@@ -7,6 +7,7 @@ job frames come in on one socket, outcome frames go out on another, and a page o
 from __future__ import annotations
 
 import contextvars
+import faulthandler
 import os
 import select
 import socket
@@ -105,6 +106,8 @@ class Child:
         if app.registry and not error:
             error = self._resources.build_eager()
         self._output = Output()
+        # Where a crash is reported even if the job has led its standard error elsewhere.
+        faulthandler.enable(file=self._output.fd)
         joblog.install()
         self._board = Board(self._tell)
         self._interrupts = Interrupts(line.page)

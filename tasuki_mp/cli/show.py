@@ -20,6 +20,12 @@ from tasuki_mp.store.look import AttemptInfo, JobInfo
 _TEXT_LIMIT: Final = 10_000
 """Characters of a payload, result or output shown to people; `--json` shows all of it."""
 _LAST_LINES: Final = 20
+_MEANINGS: Final = {
+    "retry": "to be tried again",
+    "snooze": "put off by the handler",
+    "release": "given back",
+    "rescue": "taken back from a supervisor that fell silent",
+}
 _WIDTH: Final = 11
 _PAD: Final = " " * (_WIDTH + 1)
 
@@ -126,12 +132,10 @@ def _attempt(attempt: AttemptInfo, now: datetime) -> Iterator[str]:
     ran = ""
     if attempt.started_at is not None:
         ran = f", ran {text.duration((attempt.ended_at - attempt.started_at).total_seconds())}"
-    meaning = {
-        "retry": "to be tried again",
-        "snooze": "put off by the handler",
-        "release": "given back",
-        "rescue": "taken back from a supervisor that fell silent",
-    }.get(attempt.kind, escape(attempt.kind))
+    if attempt.kind == "release" and attempt.started_at is not None:
+        meaning = "interrupted and given back"
+    else:
+        meaning = _MEANINGS.get(attempt.kind, escape(attempt.kind))
     yield f"attempt {attempt.attempt}  {meaning}"
     yield _field("ended", text.instant(attempt.ended_at, now) + ran)
     yield from _ending("error", attempt.error, attempt.usage, attempt.output)

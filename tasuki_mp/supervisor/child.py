@@ -47,6 +47,7 @@ EXECUTOR_ENDS_FOR: Final = 2.0
 """Seconds for the executor of a dead child to end; it takes milliseconds."""
 UNKNOWN_EXIT: Final = 255
 """What multiprocessing says when it could not learn how a child ended."""
+_SHELLS_SIGNAL: Final = 128
 COLLECT_EVERY: Final = 8
 """Burials between two garbage collections: a broken executor is a cycle that holds two pipes until it is collected."""
 
@@ -60,7 +61,17 @@ class Death(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         if self.signal:
             return f"killed by {self.signal}"
-        return "ended with an unknown status" if self.exit_code is None else f"ended with exit code {self.exit_code}"
+        if self.exit_code is None:
+            return "ended with an unknown status"
+        name = _exit_name(self.exit_code)
+        return f"ended with exit code {self.exit_code}{f' ({name})' if name else ''}"
+
+
+def _exit_name(code: int) -> str:
+    """What a code is called in sysexits.h, or which signal a shell means by it; empty for any other."""
+    if code > _SHELLS_SIGNAL and code - _SHELLS_SIGNAL in list(signal.Signals):
+        return f"as shells say {signal.Signals(code - _SHELLS_SIGNAL).name}"
+    return next((name for name in dir(os) if name.startswith("EX_") and getattr(os, name) == code != 0), "")
 
 
 class Nursery:

@@ -82,7 +82,8 @@ class Dispatcher:
         self._hooks = hooks
         self._ready: deque[tuple[Lease, float]] = deque()
         self._units = Units(self.slots)
-        self._is_quiescing = False
+        self.is_quiescing = False
+        """Whether nothing is dispatched any more."""
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -91,7 +92,7 @@ class Dispatcher:
 
     def wants(self) -> int:
         """How many jobs there is room for: the idle slots, and a bounded buffer of short work."""
-        if self._is_quiescing:
+        if self.is_quiescing:
             return 0
         idle = sum(1 for slot in self.slots if _is_free(slot))
         now = clock.now()
@@ -132,7 +133,7 @@ class Dispatcher:
 
     def add(self, leases: list[Lease]) -> None:
         """Freshly leased jobs."""
-        if self._is_quiescing:
+        if self.is_quiescing:
             for lease in leases:
                 self._settle(lease, NotStarted())
             return
@@ -151,7 +152,7 @@ class Dispatcher:
     def _line_up_first(self, leases: list[Lease]) -> None:
         now = clock.now()
         leases = [lease for lease in leases if self._book.unassign(lease.key)]
-        if self._is_quiescing:
+        if self.is_quiescing:
             for lease in leases:
                 self._settle(lease, NotStarted())
             return
@@ -166,7 +167,7 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Give waiting jobs to slots that can take one."""
-        if self._is_quiescing:
+        if self.is_quiescing:
             return
         units = self._units
         units.let_go()
@@ -349,7 +350,7 @@ class Dispatcher:
 
     def quiesce(self) -> None:
         """Dispatch nothing more; whatever has not started is given back."""
-        self._is_quiescing = True
+        self.is_quiescing = True
         for slot in self.slots:
             for child in slot.children:
                 self.put_back(child.take_back())

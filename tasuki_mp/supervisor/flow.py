@@ -319,6 +319,7 @@ class Flow:
             interruptions=lease.interruptions,
             limits=_own_limits(lease),
             memory_most=self.dispatcher.room.memory,
+            is_stopping=self.dispatcher.is_quiescing,
         )
 
     def _policy(self, lease: Lease) -> Policy:

@@ -23,7 +23,7 @@ def steps(door: str, ctx: Context) -> str | Snooze:
 
     "progress FRACTION NOTE", "checkpoint JSON", "keep JSON" (done when it is on record), "stop?" (done when it should),
     "log TEXT" (through ctx.log, and as a library does), "print TEXT" (as Python, as C code and as a subprocess do),
-    "babble" (done before it begins to print for ever).
+    "mute" (which leads both standard streams elsewhere), "babble" (done before it begins to print for ever).
     """
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(door)
@@ -55,6 +55,11 @@ def steps(door: str, ctx: Context) -> str | Snooze:
                 case "log":
                     ctx.log.info(text)
                     logging.getLogger("library").warning(text)
+                case "mute":
+                    null = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(null, 1)
+                    os.dup2(null, 2)
+                    os.close(null)
                 case "babble":
                     sock.sendall(b"done\n")
                     while True:

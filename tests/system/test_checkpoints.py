@@ -128,7 +128,7 @@ def test_a_deploy_moves_it_to_another_supervisor_without_using_an_attempt(dsn: s
             assert {job_id: visitor.restored for job_id, visitor in again.items()} == {polite: [1], rude: rude}
             assert {visitor.attempt for visitor in again.values()} == {1}
             live = {job_id: jobs.live(conn, job_id) for job_id in again}
-            assert {job_id: row and row["interruptions"] for job_id, row in live.items()} == {polite: 0, rude: 1}
+            assert {job_id: row and row["interruptions"] for job_id, row in live.items()} == {polite: 1, rude: 1}
             assert "interrupted once" in tasuki("status", "--dsn", dsn).out
             assert "interrupted once" in tasuki("show", rude, "--dsn", dsn).out
             for visitor in again.values():

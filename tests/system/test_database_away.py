@@ -38,6 +38,9 @@ class Cluster:
 
     def restart(self, how: signal.Signals) -> None:
         self.stop(how)
+        self.start()
+
+    def start(self) -> None:
         self._server = embedded.start(self._folder)
 
     def stop(self, how: signal.Signals) -> None:
@@ -62,6 +65,28 @@ def cluster() -> Iterator[Cluster]:
     finally:
         cluster.stop(IMMEDIATE)
         shutil.rmtree(folder)
+
+
+def test_a_long_job_whose_child_dies_while_the_database_is_away_goes_on_from_its_last_word(cluster: Cluster) -> None:
+    with Door() as door, Supervised(cluster.dsn, app="tests.support.steps:app") as supervised:
+        with cluster.connect() as conn:
+            job_id = jobs.add(conn, handler="steps", payload={"door": door.path})
+        visitor = door.visitor()
+        visitor.ask("keep 1")
+        cluster.stop(IMMEDIATE)
+        visitor.ask("checkpoint 2")
+        visitor.signal(signal.SIGKILL)
+        supervised.event("child died")
+        cluster.start()
+        again = door.visitor()
+        assert (again.restored, again.attempt) == (2, 2)
+        cluster.restart(FAST)
+        again.ask("keep 3")
+        again.tell("return done")
+        with cluster.connect() as conn:
+            assert jobs.wait_final(conn, job_id)["crashes"] == 1
+            assert supervised.stop() == 0
+            invariants.check(conn, [job_id])
 
 
 def test_a_restart_while_a_job_runs_is_nothing_to_the_job(cluster: Cluster) -> None:
@@ -211,7 +236,7 @@ def test_the_listener_is_never_in_a_transaction(dsn: str, conn: Conn) -> None:
         wait_for_row(
             conn,
             """SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tasuki-mp listener'
-                  AND state = 'idle' AND query LIKE 'LISTEN tasuki_cancel%%'""",
+                  AND state = 'idle' AND query LIKE 'LISTEN tasuki_%%'""",
         )
         with conn.transaction():
             job_id = jobs.add(conn, handler="note")

@@ -65,6 +65,7 @@ def test_a_crash_is_recorded_with_its_stack_and_the_last_words(dsn: str, conn: C
         job_id = add(conn, door, max_attempts=1)
         visitor = door.visitor()
         visitor.ask("print last words")
+        visitor.ask("mute")
         visitor.signal(signal.SIGSEGV)
         row = jobs.wait_final(conn, job_id)
         error = row["error"]

@@ -86,6 +86,24 @@ def test_snooze_never_fails_whatever_the_attempt(attempt: int) -> None:
     assert settled(AskedSnooze(30.0), attempt=attempt) == Settled(kind="snooze", delay=30.0)
 
 
+def test_to_go_on_elsewhere_counts_as_an_interruption_and_is_bounded() -> None:
+    def stopping(delay: float, interruptions: int, max_attempts: int = 5) -> str:
+        policy = Policy(max_interruptions=2)
+        return settle(
+            AskedSnooze(delay),
+            policy,
+            attempt=1,
+            max_attempts=max_attempts,
+            crashes=0,
+            interruptions=interruptions,
+            is_stopping=True,
+        ).kind
+
+    assert [stopping(0.0, interruptions) for interruptions in (0, 1, 2)] == ["release", "release", "retry"]
+    assert (stopping(0.0, 1, max_attempts=1), stopping(0.0, 2, max_attempts=1)) == ("release", "failed")
+    assert stopping(30.0, 2) == "snooze", "that is what the handler would have asked for anyway"
+
+
 def test_cancel_records_the_reason() -> None:
     canceled = settled(AskedCancel("no longer wanted"))
     assert canceled.kind == "canceled"

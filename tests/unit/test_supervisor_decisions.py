@@ -14,6 +14,7 @@ from tasuki_mp.job import Lease
 from tasuki_mp.store.upkeep import OtherSupervisor
 from tasuki_mp.supervisor import identity
 from tasuki_mp.supervisor.book import LeaseBook
+from tasuki_mp.supervisor.child import Death
 from tasuki_mp.supervisor.estimate import Estimates, room_for_waiting
 from tasuki_mp.supervisor.rescue import has_served_quarantine
 from tasuki_mp.supervisor.stride import Stride
@@ -231,3 +232,18 @@ def test_usage_is_json_and_leaves_out_what_is_unknown() -> None:
         "host",
         "waited_seconds",
     }
+
+
+@pytest.mark.parametrize(
+    ("death", "words"),
+    [
+        (Death(signal="SIGSEGV"), "killed by SIGSEGV"),
+        (Death(exit_code=3), "ended with exit code 3"),
+        (Death(exit_code=0), "ended with exit code 0"),
+        (Death(exit_code=70), "ended with exit code 70 (EX_SOFTWARE)"),
+        (Death(exit_code=137), "ended with exit code 137 (as shells say SIGKILL)"),
+        (Death(), "ended with an unknown status"),
+    ],
+)
+def test_how_a_child_died_is_said_by_name(death: Death, words: str) -> None:
+    assert str(death) == words
