@@ -10,16 +10,23 @@ with asked as materialized (
 final as materialized (
   select
     a.id, a.handler, a.queue, a.status, a.payload, a.priority, a.max_attempts, a.limits, a.key, a.unique_key, a.batch_id,
-    (
-      select max(copies.id)
-      from (
-        select j.id from tasuki.job as j where j.retry_of = a.id
-        union all
-        select r.id from tasuki.job_archive as r where r.retry_of = a.id
-      ) as copies
-    ) as copy
+    a.finished_at
   from tasuki.job_archive as a
-  where a.id = any(%(ids)s::bigint[])
+  where
+    a.id = any(%(ids)s::bigint[])
+    and (%(first)s::timestamptz is null or a.finished_at between %(first)s and %(last)s)
+),
+copies as materialized (
+  select made.retry_of, max(made.id) as id
+  from (
+    select j.retry_of, j.id from tasuki.job as j where j.retry_of = any(%(ids)s::bigint[])
+    union all
+    -- A copy ends after what it is a copy of, whatever was done to the clock: earlier days are not opened.
+    select r.retry_of, r.id
+    from tasuki.job_archive as r
+    where r.retry_of = any(%(ids)s::bigint[]) and r.finished_at >= (select min(finished_at) - interval '1 hour' from final)
+  ) as made
+  group by made.retry_of
 ),
 eligible as materialized (
   select
@@ -32,7 +39,7 @@ eligible as materialized (
   where
     final.status = any(%(states)s::text[])
     and final.queue = coalesce(%(queue)s::text, final.queue)
-    and (%(again)s::boolean or final.copy is null)
+    and (%(again)s::boolean or final.id not in (select retry_of from copies))
   order by final.id
 ),
 keyed as (
@@ -76,14 +83,15 @@ select
   case
     when allowed.id is not null then 'retried'
     when eligible.id is not null then 'key taken'
-    when final.copy is not null then 'retried before'
+    when copies.id is not null then 'retried before'
     when final.id is not null then 'changed'
     when exists (select from tasuki.job as j where j.id = asked.id) then 'live'
     else 'unknown'
   end as verdict,
-  coalesce(allowed.new_id, final.copy) as other,
+  coalesce(allowed.new_id, copies.id) as other,
   (select count(*) from told) as told
 from asked
 left join final on final.id = asked.id
+left join copies on copies.retry_of = asked.id
 left join eligible on eligible.id = asked.id
 left join allowed on allowed.id = asked.id

@@ -127,16 +127,20 @@ def change(
     if isinstance(which, JobFilter):
         which = meant(action, which)
         scope = {"states": sorted(which.states), "queue": which.queue}
+        # When they finished bounds the days that are opened.
         cursor: int | None = None
         while True:
             found = yield from page(which, limit=PORTION, cursor=cursor)
-            answers = yield from _portion(action, [job.id for job in found.jobs], {**scope, **(parameters or {})})
+            ends = [job.finished_at for job in found.jobs if job.finished_at is not None]
+            days = {"first": min(ends, default=None), "last": max(ends, default=None)}
+            ids = [job.id for job in found.jobs]
+            answers = yield from _portion(action, ids, {**scope, **days, **(parameters or {})})
             counts.update(verdict for _, verdict, _ in answers)
             cursor = found.cursor
             if cursor is None:
                 break
     else:
-        scope = {"states": sorted(action.possible), "queue": None}
+        scope = {"states": sorted(action.possible), "queue": None, "first": None, "last": None}
         for ids in _portions(which):
             answers = yield from _portion(action, ids, {**scope, **(parameters or {})})
             counts.update(verdict for _, verdict, _ in answers)
