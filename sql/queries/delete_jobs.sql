@@ -23,7 +23,7 @@ removed as (
 final as (
   delete from tasuki.job_archive as a
   where
-    a.id = any(%(ids)s::bigint[])
+    a.id = any(array(select id from asked))
     and (%(first)s::timestamptz is null or a.finished_at between %(first)s and %(last)s)
     and a.status = any(%(states)s::text[])
     and a.queue = coalesce(%(queue)s::text, a.queue)

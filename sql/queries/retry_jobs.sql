@@ -13,18 +13,18 @@ final as materialized (
     a.finished_at
   from tasuki.job_archive as a
   where
-    a.id = any(%(ids)s::bigint[])
+    a.id = any(array(select id from asked))
     and (%(first)s::timestamptz is null or a.finished_at between %(first)s and %(last)s)
 ),
 copies as materialized (
   select made.retry_of, max(made.id) as id
   from (
-    select j.retry_of, j.id from tasuki.job as j where j.retry_of = any(%(ids)s::bigint[])
+    select j.retry_of, j.id from tasuki.job as j where j.retry_of = any(array(select id from asked))
     union all
     -- A copy ends after what it is a copy of, whatever was done to the clock: earlier days are not opened.
     select r.retry_of, r.id
     from tasuki.job_archive as r
-    where r.retry_of = any(%(ids)s::bigint[]) and r.finished_at >= (select min(finished_at) - interval '1 hour' from final)
+    where r.retry_of = any(array(select id from asked)) and r.finished_at >= (select min(finished_at) - interval '1 hour' from final)
   ) as made
   group by made.retry_of
 ),

@@ -14,7 +14,7 @@ from tasuki_mp.store.steps import Step, Steps
 _LIST: Final = sql.query("list_jobs")
 _NEWEST_BATCH: Final = sql.query("newest_batch")
 
-_EXAMINE: Final = 10_000
+_EXAMINE: Final = 20_000
 """Rows of each table that one statement looks at, for those that match to be among them."""
 _MOST: Final = 10_000
 """Jobs of a page at most."""
