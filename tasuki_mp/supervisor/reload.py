@@ -18,12 +18,14 @@ import psycopg
 
 from tasuki_mp import logs, wire
 from tasuki_mp.errors import ConfigError
-from tasuki_mp.store import upkeep
+from tasuki_mp.schedule import ScheduleInfo
+from tasuki_mp.store import schedules, upkeep
 from tasuki_mp.supervisor import tasks
 from tasuki_mp.supervisor.dispatch import Dispatcher
 from tasuki_mp.supervisor.leaser import Leaser
 from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.rescue import Rescuer
+from tasuki_mp.supervisor.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from watchfiles import Change
@@ -47,7 +49,7 @@ class Reload:
         self._dispatcher = dispatcher
         self._show = show
         self._shown = ""
-        self._known: list[wire.HandlerInfo] | None = None
+        self._known: tuple[list[wire.HandlerInfo], list[ScheduleInfo]] | None = None
         self._tell: Callable[[wire.Hello], None] | None = None
         self._enough = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -102,8 +104,20 @@ class Reload:
 
     # ── what the code declares ────────────────────────────────────────────────────────────────────────────────────────
 
-    def work(self, hello: wire.Hello, *, leaser: Leaser, link: Link, rescuer: Rescuer, has_own_queues: bool) -> None:
-        """From now on, tell these parts what handlers there are. `has_own_queues`: whatever they are, the queues stay."""
+    def work(
+        self,
+        hello: wire.Hello,
+        *,
+        leaser: Leaser,
+        link: Link,
+        rescuer: Rescuer,
+        scheduler: Scheduler | None,
+        has_own_queues: bool,
+    ) -> None:
+        """From now on, tell these parts what handlers and schedules there are.
+
+        `has_own_queues`: whatever they are, the queues stay.
+        """
 
         async def tell(news: wire.Hello) -> None:
             names = sorted(info.name for info in news.handlers)
@@ -112,22 +126,28 @@ class Reload:
                 queues = sorted({info.queue for info in news.handlers})
                 row = msgspec.structs.replace(row, queues=queues)
                 leaser.serve(dict.fromkeys(queues, 1))
+            if scheduler is not None:
+                row = msgspec.structs.replace(row, schedules=sorted(info.name for info in news.schedules))
             rescuer.row = row
             try:
                 await link.call(upkeep.register, row)
                 await link.call(upkeep.register_handlers, news.handlers, news.app_version)
+                if scheduler is not None:
+                    await link.call(schedules.register, news.schedules, news.app_version)
+                    scheduler.mind(news.schedules, names)
             except (UnavailableError, psycopg.Error) as error:
                 logs.event(logging.WARNING, "the changed handlers were not written down", error=str(error).strip())
             leaser.look_everywhere()
 
-        self._known = hello.handlers
+        self._known = hello.handlers, hello.schedules
         self._tell = lambda news: self._run(tell(news))
 
     def hello(self, hello: wire.Hello) -> None:
         """A child has come up with the code as it is now."""
         self._shown = ""
-        if self._tell is not None and hello.handlers != self._known:
-            self._known = hello.handlers
+        declared = hello.handlers, hello.schedules
+        if self._tell is not None and declared != self._known:
+            self._known = declared
             self._dispatcher.policies = {info.name: info.policy for info in hello.handlers}
             logs.event(logging.INFO, "the handlers have changed", handlers=",".join(sorted(self._dispatcher.policies)))
             self._tell(hello)

@@ -53,8 +53,6 @@ class Scheduler:
         self._link = link  # opened when there is something to fire
         self._upkeep_link = upkeep_link
         self._owner = owner
-        self._names = sorted(info.name for info in infos)
-        self._handlers = list(handlers)
         self._hooks = hooks
         self._next: dict[str, datetime] = {}
         """When each schedule ticks next, as far as is known."""
@@ -65,6 +63,13 @@ class Scheduler:
         self._complained: set[str] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.mind(infos, handlers)
+
+    def mind(self, infos: Sequence[ScheduleInfo], handlers: Sequence[str]) -> None:
+        """From now on, fire the ticks of these schedules, and of those stored for these handlers."""
+        self._names = sorted(info.name for info in infos)
+        self._handlers = list(handlers)
+        self.hint()
 
     def start(self) -> asyncio.Task[None]:
         """Begin; the task never ends by itself."""

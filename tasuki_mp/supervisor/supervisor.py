@@ -229,10 +229,6 @@ class Supervisor:
             },
         )
         housekeeper = Housekeeper(config.dsn, upkeep_link, keep=config.keep)
-        if self._reload is not None:
-            self._reload.work(
-                hello, leaser=leaser, link=upkeep_link, rescuer=rescuer, has_own_queues=bool(config.queues)
-            )
         listener = Listener(config.dsn, owner=me.owner, events=self)
         self._upkeep = upkeep_link
         if config.drain is not None:
@@ -251,6 +247,15 @@ class Supervisor:
                 infos=hello.schedules,
                 handlers=handlers,
                 hooks=self._hooks,
+            )
+        if self._reload is not None:
+            self._reload.work(
+                hello,
+                leaser=leaser,
+                link=upkeep_link,
+                rescuer=rescuer,
+                scheduler=self._scheduler,
+                has_own_queues=bool(config.queues),
             )
         try:
             await upkeep_link.call(upkeep.ensure_partitions)

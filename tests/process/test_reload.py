@@ -10,6 +10,7 @@ import psycopg
 from tests.support import jobs
 from tests.support.door import Door
 from tests.support.hooked import Supervised
+from tests.support.waiting import wait_for_row
 
 Conn = psycopg.Connection[Any]
 
@@ -107,4 +108,16 @@ def test_an_application_that_is_broken_at_first_is_waited_for(dsn: str, conn: Co
         path.write_text(APP, encoding="utf-8")
         supervised.started()
         assert jobs.wait_final(conn, jobs.add(conn, handler="say"))["result"] == "at last"
+        assert supervised.stop() == 0
+
+
+def test_a_schedule_that_is_new_ticks_at_once(dsn: str, conn: Conn, tmp_path: Path) -> None:
+    path = tmp_path / "edited.py"
+    tmp_path.joinpath("words.py").write_text("WORD = 'hello'", encoding="utf-8")
+    path.write_text(APP, encoding="utf-8")
+    with supervise(dsn, tmp_path) as supervised:
+        supervised.started()
+        edit(supervised, path, APP + "\n@app.schedule('every 1s')\ndef chime() -> str:\n    return WORD\n")
+        wait_for_row(conn, "SELECT 1 FROM tasuki.job_archive WHERE handler = 'chime' AND result = '\"hello\"'")
+        assert conn.execute("SELECT schedules FROM tasuki.supervisor").fetchone() == (["chime"],)
         assert supervised.stop() == 0
