@@ -307,57 +307,22 @@ def test_assertions_say_what_waits(own: Conn, client: Client) -> None:
         assert_enqueued(own, thumbnail, count=1)
 
 
-# ── follow-up jobs ────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_unique_key_that_is_taken_fails_the_job_that_asked_to_hear_of_it(own: Conn, client: Client) -> None:
+    shop = Tasuki()
 
-following = Tasuki()
+    @shop.handler
+    def note(number: int) -> int:
+        return number
 
+    @shop.handler(max_attempts=1)
+    def insist(ctx: Context) -> None:
+        ctx.enqueue(note.job(1))
+        ctx.enqueue(note.job(2).unique("two", on_conflict="raise"))
 
-@following.handler
-def leaf(number: int) -> int:
-    return number
-
-
-@following.schedule("@daily")
-def spread(count: int = 2) -> Iterator[Job]:
-    for number in range(count):
-        yield leaf.job(number)
-
-
-@following.handler(max_attempts=1)
-def keyed(ctx: Context) -> None:
-    ctx.enqueue(leaf.job(1))
-    ctx.enqueue(leaf.job(2).unique("two", on_conflict="raise"))
-
-
-@following.handler
-def alarm(failed: FailedJob) -> str:
-    return failed.error["message"]
-
-
-@following.handler(max_attempts=1, on_failed=alarm)
-def broken(ctx: Context) -> None:
-    ctx.enqueue(leaf.job(9))
-    raise ValueError("as ever")
-
-
-@pytest.mark.parametrize("count", [2, 1500])
-def test_follow_up_jobs_come_with_the_completion(conn: Conn, count: int) -> None:
-    Client().enqueue(spread.job(count), conn)
-    first, *leaves = run_due(following, conn, limit=5000)
-    assert first.value == {"enqueued": count}
-    assert [run.value for run in leaves] == list(range(count))
-
-
-def test_a_unique_key_that_is_taken_fails_the_job_inline_too(conn: Conn) -> None:
-    Client().enqueue(keyed.job(), conn)
-    assert [run.value for run in run_due(following, conn)] == [None, 1, 2]
-    Client().enqueue(leaf.job(2).unique("two").after(hours=1), conn)
-    Client().enqueue(keyed.job(), conn)
-    (run,) = run_due(following, conn)
+    client.enqueue(insist.job(), own)
+    assert [run.value for run in run_due(shop, own)] == [None, 1, 2]
+    client.enqueue(note.job(3).unique("two").after(hours=1), own)
+    client.enqueue(insist.job(), own)
+    (run,) = run_due(shop, own)
     assert (run.decision, type(run.exception).__name__) == ("failed", "ConflictError")
-
-
-def test_a_failure_is_followed_by_what_its_handler_named(conn: Conn) -> None:
-    declare(following, conn)
-    Client().enqueue(broken.job(), conn)
-    assert [(run.handler, run.value) for run in run_due(following, conn)] == [("broken", None), ("alarm", "as ever")]
+    assert_enqueued(own, note, count=1)
