@@ -73,6 +73,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     procs: int
     memory_limit: int = MAX_MEMORY
     """Bytes that this supervisor, its children and their jobs should not exceed together."""
+    max_jobs_per_child: int | None = None
+    max_child_age: float | None = None
     queues: tuple[tuple[str, int], ...] = ()
     """(name, weight); empty means all queues of the application's handlers."""
     lease: float = 60.0

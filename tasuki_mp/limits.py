@@ -135,6 +135,16 @@ def parse_size(value: object) -> int:
     return int(size)
 
 
+def size(count: int) -> str:
+    """Bytes for people: `1.5 GiB`."""
+    amount, unit = float(count), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} {unit}" if amount >= 100 or unit == "bytes" else f"{amount:.1f} {unit}"
+
+
 def parse_change(value: object, what: str) -> Change:
     """`"x2"` by a factor, anything else to a value: a size for `memory`, seconds or a timedelta for `timeout`."""
     if isinstance(value, str) and (match := _FACTOR.fullmatch(value.strip().lower())):

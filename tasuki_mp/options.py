@@ -195,6 +195,8 @@ PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "app-dir": _text,
     "procs": _whole(1, MAX_PROCS),
     "memory-limit": parse_size,
+    "max-jobs-per-child": _whole(1, 2**31 - 1),
+    "max-child-age": _seconds(1, 366 * 86_400),
     "queue": parse_queues,
     "lease": _seconds(0.5, 86_400),
     "grace": _seconds(0, 7 * 86_400),

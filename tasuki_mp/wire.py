@@ -36,6 +36,8 @@ PAGE_STOP: Final = 5  # supervisor: the STOP_… bits that say why whatever runs
 PAGE_STOP_JOB: Final = 6  # supervisor: whom STOP_CANCEL and STOP_TIMEOUT mean
 PAGE_STOP_LEASE_NO: Final = 7  # supervisor
 PAGE_INTERRUPTED: Final = 8  # child: the STOP_… bits for which an exception was raised in the running handler
+PAGE_USER: Final = 14  # child: CPU time in microseconds that it had used when that handler was entered, in user mode
+PAGE_SYSTEM: Final = 15  # child: the same in the kernel
 PAGE_WORDS: Final = 16
 
 SIGNAL_INTERRUPT: Final = getattr(signal, "SIGRTMIN", signal.SIGUSR1) + 10
@@ -104,15 +106,24 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=3):
     """What the application's import left in the forkserver that a fork would break: threads, sockets."""
 
 
+class Used(msgspec.Struct, frozen=True, array_like=True):
+    """What a job used, its subprocesses that were waited for included."""
+
+    user_us: int = 0
+    system_us: int = 0
+    peak: int | None = None
+    """Bytes at most beyond the child's size at hello, in the child alone."""
+
+
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Child to supervisor: how a job ended. Times are CLOCK_BOOTTIME in nanoseconds, `cpu_ns` the CPU time it used."""
+    """Child to supervisor: how a job ended. Times are CLOCK_BOOTTIME in nanoseconds."""
 
     id: int
     lease_no: int
     outcome: Outcome
     started_ns: int
     ended_ns: int
-    cpu_ns: int
+    used: Used
     output_end: int
     """Bytes the child had written to its output when the job ended."""
     retire: str = ""
@@ -123,6 +134,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """Whether a library in this child can't change its number of threads any more."""
     followups: list[JobRow] = []
     """Jobs to insert with the job's completion; unless they are many: then they are spooled to a file that comes along."""
+    recycle: str = ""
+    """Why this child should be replaced when that can be done without haste; it goes on until then."""
 
 
 class Retiring(msgspec.Struct, frozen=True, array_like=True, tag=5):

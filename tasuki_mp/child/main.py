@@ -28,6 +28,7 @@ from tasuki_mp.child.calling import runnable
 from tasuki_mp.child.context import Context
 from tasuki_mp.child.each import call_each, is_list
 from tasuki_mp.child.interrupts import Interrupts
+from tasuki_mp.child.meter import Meter
 from tasuki_mp.child.output import Output
 from tasuki_mp.child.resources import Resources
 from tasuki_mp.child.scratch import Scratch
@@ -115,6 +116,7 @@ class Child:
         self._scratch = Scratch(line.setting.scratch)
         self._threads = ThreadBudget()
         self._tidiness = Tidiness()
+        self._meter = Meter(line.page)
         pidfd = os.pidfd_open(os.getpid())
         hello = wire.Hello(
             pid=os.getpid(),
@@ -157,12 +159,12 @@ class Child:
         """Run one job and send its outcome; returns why this child should retire, or an empty string."""
         page = self._page
         page[wire.PAGE_RECEIVED] += 1
-        cpu = time.process_time_ns()
         started = time.clock_gettime_ns(_CLOCK)
         # The order matters to whoever reads the page of a dead child: this job had started once both words are its own.
         page[wire.PAGE_STARTED] = started
         page[wire.PAGE_JOB] = job.id
         page[wire.PAGE_LEASE_NO] = job.lease_no
+        self._meter.start()
         page[wire.PAGE_IN_HANDLER] = 1
         handlers.running_job = f"{job.handler} (job {job.id})"
         bound = joblog.begin(job)
@@ -171,6 +173,7 @@ class Child:
         followups = FollowUps()
         rows: list[JobRow] = []
         spool: int | None = None
+        retire = ""
         timeout = job.extras.limits.timeout if job.extras is not None else None
         if timeout is not None:
             self._backstop.arm(timeout + wire.BACKSTOP_SECONDS)
@@ -180,27 +183,31 @@ class Child:
                 rows, spool = followups.take()
         except BaseException as error:  # noqa: BLE001  a handler may raise anything, SystemExit and worse included
             outcome = self._interrupts.outcome(error, job, started) or answer.to_error(error, handler, job.attempt)
+            if isinstance(error, MemoryError):
+                retire = "its job ran out of memory"
         if timeout is not None:
             self._backstop.disarm()
         handlers.running_job = None
         joblog.end(bound)
         page[wire.PAGE_IN_HANDLER] = 0
         ended = time.clock_gettime_ns(_CLOCK)
+        used = self._meter.stop()
         if job.handler not in self._seen:
             self._seen.add(job.handler)
             self._tidiness.rebase()
         self._scratch.clear()
         output_end = self._output.settle()
         checkpoint = self._board.take((job.id, job.lease_no))
-        retire = self._tidiness.verdict(started_ns=started, ended_ns=ended) or self._interrupts.retire
+        retire = self._tidiness.verdict(started_ns=started, ended_ns=ended) or self._interrupts.retire or retire
         is_fixed = self._threads.is_fixed
         if is_fixed and job.extras is not None and (job.extras.limits.cpus or 1) > 1:
             retire = retire or "a library keeps the number of threads that its job had"
-        used = time.process_time_ns() - cpu
+        recycle = self._tidiness.wish
         if checkpoint and isinstance(outcome, Returned):
             checkpoint = ""  # nothing follows that could want it
         frame = wire.Finished(
-            job.id, job.lease_no, outcome, started, ended, used, output_end, retire, checkpoint, is_fixed, rows
+            *(job.id, job.lease_no, outcome, started, ended, used, output_end, retire, checkpoint, is_fixed, rows),
+            recycle,
         )
         self._tell(wire.pack(frame), spool=spool)
         followups.close()

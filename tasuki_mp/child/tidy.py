@@ -1,8 +1,9 @@
-"""What a job left behind in its child: processes, threads, descriptors, a changed process. Any may call for a fresh child.
+"""What a job left behind in its child: processes, threads, descriptors, memory, a changed process.
 
-Each check costs about as much as it must: left processes are asked for after every job with one system call, and what is
-cheap to put back is put back then; threads, descriptors, signal handlers and limits, ten times as dear, at most every 100 ms
-or after a job longer than 10 ms.
+Any may call for a fresh child. Each check costs about as much as it must: left processes are asked for after every job with
+one system call, and what is cheap to put back is put back then; the others, ten times as dear, are looked at every 100 ms at
+most, or after a job longer than 10 ms. Threads, descriptors and memory can wait until a fresh child stands ready, the rest
+can't.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ FEW: Final = 16
 """Threads or descriptors above the baseline that are taken as a leak at once."""
 PROBES_IN_A_ROW: Final = 3
 """A count that grew at so many probes in a row is a leak, however small."""
+GROWN: Final = 128 << 20
+"""Bytes by which a child may grow beyond its baseline, or as much again as that if it is more."""
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class Leak:
@@ -49,6 +53,26 @@ class Leak:
         return ""
 
 
+class Growth:
+    """Watches the resident size; its baseline is the lowest since the last job that ran something for the first time."""
+
+    def __init__(self) -> None:
+        self._baseline: int | None = None
+        self._high = 0
+
+    def rebase(self) -> None:
+        self._baseline = None
+        self._high = 0
+
+    def look(self, size: int) -> str:
+        """Why the child should be replaced, or an empty string: at several looks in a row it was twice as large."""
+        if self._baseline is None or size < self._baseline:
+            self._baseline = size
+        above = size - self._baseline
+        self._high = self._high + 1 if above > max(GROWN, self._baseline) else 0
+        return f"grew by {above >> 20} MiB" if self._high >= PROBES_IN_A_ROW else ""
+
+
 class Tidiness:
     """Says after each job whether this child is still fit for the next one."""
 
@@ -56,11 +80,14 @@ class Tidiness:
         self._threads = Leak("threads")
         self._descriptors = Leak("file descriptors")
         self._baseline = Baseline()
+        self._growth = Growth()
         self._last_probe = 0
         self._last_end = 0
         self._spared = processes_below() if has_children() else frozenset()
         self.is_littered = False
         """Whether a job left processes behind: then this child must not just end, or they would outlive it."""
+        self.wish = ""
+        """Why this child should be replaced when that can be done without haste, as of the last verdict; or empty."""
 
     def spare_processes(self) -> None:
         """What was just built may keep the processes that it started, and what it changed in this one."""
@@ -72,6 +99,7 @@ class Tidiness:
         """Take new baselines at the next probe."""
         self._threads.rebase()
         self._descriptors.rebase()
+        self._growth.rebase()
         self._last_probe = 0
 
     def before(self, started_ns: int) -> None:
@@ -92,14 +120,16 @@ class Tidiness:
             if left:
                 self.is_littered = True
                 return f"its job left {len(left)} process{'es' if len(left) > 1 else ''} behind"
+        self.wish = ""
         if reason or (ended_ns - self._last_probe < PROBE_EVERY_NS and ended_ns - started_ns < PROBE_AFTER_NS):
             return reason
         self._last_probe = ended_ns
-        return (
-            self._baseline.probe()
-            or self._threads.look(_count_threads())
+        self.wish = (
+            self._threads.look(_count_threads())
             or self._descriptors.look(_count_descriptors())
+            or self._growth.look(_resident())
         )
+        return self._baseline.probe()
 
 
 def has_children() -> bool:
@@ -146,5 +176,13 @@ def _count_threads() -> int:
 def _count_descriptors() -> int:
     try:
         return len(os.listdir("/proc/self/fd"))
+    except FileNotFoundError:
+        return 0
+
+
+def _resident() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * _PAGE
     except FileNotFoundError:
         return 0

@@ -19,6 +19,8 @@ from tasuki_mp.version import __version__
 @click.option("--app-dir", metavar="DIR", help="Where to import it from; else the working directory.")
 @click.option("--procs", metavar="N", help="How many jobs run at once; else as many as cores may be used.")
 @click.option("--memory-limit", metavar="SIZE", help="Memory for all jobs together; else what the host may use.")
+@click.option("--max-jobs-per-child", metavar="N", help="Replace a child after so many jobs.")
+@click.option("--max-child-age", metavar="TIME", help="Replace a child of that age, between two jobs.")
 @click.option("--queue", multiple=True, metavar="NAME[=WEIGHT]", help="Work on this queue only; repeatable.")
 @click.option(
     "--drain", is_flag=False, flag_value="all", metavar="[due]", help="Exit when no job is left, or none due."

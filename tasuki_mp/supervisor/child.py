@@ -33,7 +33,8 @@ from tasuki_mp.child.application import SPEC_VARIABLE, AppSpec
 from tasuki_mp.child.main import Setting
 from tasuki_mp.job import Lease
 from tasuki_mp.statefile import StateReader
-from tasuki_mp.supervisor import crew
+from tasuki_mp.supervisor import clock, crew
+from tasuki_mp.supervisor.probe import Cpu
 from tasuki_mp.wire import StopReason
 
 Key = tuple[int, int]
@@ -171,6 +172,13 @@ class Child:
         self.stacks = -1
         self.inflight: OrderedDict[Key, Lease] = OrderedDict()
         self.jobs_run = 0
+        self.version = ""
+        """The application's, as this child imported it."""
+        self.born_at = clock.now()
+        self.is_replaced = False
+        """Whether another child is on its way to take this one's place."""
+        self.is_killed = False
+        """Whether the supervisor has killed it, for whatever reason but its job's."""
         self.is_dead = False
         self.is_fixed = False
         """Whether a library in it can't change its number of threads any more, as a job of several units would want."""
@@ -187,6 +195,7 @@ class Child:
     def hello(self, hello: wire.Hello, fds: tuple[int, ...]) -> None:
         """The child's first frame has come, with its descriptors."""
         self.pid = hello.pid
+        self.version = hello.app_version
         self.pidfd, self.output, state, bell, self.stacks = fds
         self.state = StateReader(state, bell)
 
@@ -245,6 +254,10 @@ class Child:
     def is_in_handler(self, key: Key) -> bool:
         """Whether exactly this lease's handler runs now. Certain only while the child is stopped."""
         return self.entered_at(key) is not None and bool(self._page[wire.PAGE_IN_HANDLER])
+
+    def cpu_before(self) -> Cpu:
+        """CPU time that this child and what it had waited for had used when its running job's handler was entered."""
+        return Cpu(self._page[wire.PAGE_USER] / 1e6, self._page[wire.PAGE_SYSTEM] / 1e6)
 
     def running(self) -> tuple[Lease, float] | None:
         """The lease whose handler runs, and since when."""

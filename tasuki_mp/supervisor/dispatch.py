@@ -18,6 +18,7 @@ from tasuki_mp.job import Lease
 from tasuki_mp.limits import NONE, Limits, Reach, Room, reach, read_limits
 from tasuki_mp.outcome import NotStarted, Outcome, Policy
 from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor.admission import PATIENCE, Admission
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.child import Child
 from tasuki_mp.supervisor.estimate import Estimates, room_for_waiting
@@ -82,6 +83,7 @@ class Dispatcher:
         self._hooks = hooks
         self._ready: deque[tuple[Lease, float]] = deque()
         self._units = Units(self.slots)
+        self.memory = Admission(self.slots, self.limits_of)
         self.is_quiescing = False
         """Whether nothing is dispatched any more."""
 
@@ -92,7 +94,7 @@ class Dispatcher:
 
     def wants(self) -> int:
         """How many jobs there is room for: the idle slots, and a bounded buffer of short work."""
-        if self.is_quiescing:
+        if self.is_quiescing or self.memory.is_full:
             return 0
         idle = sum(1 for slot in self.slots if _is_free(slot))
         now = clock.now()
@@ -100,13 +102,13 @@ class Dispatcher:
             return 1 if self._units.recalls(now) else 0
         # A slot whose job has been running for long frees nothing soon: what is leased for it would only be given back.
         serving = sum(1 for slot in self.slots if slot.child is not None and not is_long_at_it(slot.child, now))
-        waiting = len(self._ready) - len(self._units.waiting)
-        waiting += sum(max(0, len(slot.child.inflight) - 1) for slot in self.slots if slot.child is not None)
+        ready = len(self._ready) - len(self._units.waiting.keys() | self.memory.waiting)
+        waiting = ready + sum(max(0, len(slot.child.inflight) - 1) for slot in self.slots if slot.child is not None)
         most = min(READY_MOST, int(READY_BYTES / max(1.0, self._estimates.payload_size)))
         room = room_for_waiting(self._estimates.overall, slots=serving, seconds=READY_SECONDS, most=most)
         wanted = idle + room - waiting
         # Topping up a buffer that is still half full would make many small leases out of few large ones.
-        return wanted if idle > len(self._ready) or wanted * 2 > room else 0
+        return wanted if idle > ready or wanted * 2 > room else 0
 
     @property
     def reach(self) -> Reach:
@@ -115,11 +117,11 @@ class Dispatcher:
 
     @property
     def reach_now(self) -> Reach:
-        """The jobs that are worth leasing now: while one waits for its units, only what may run in the gap."""
-        gap = self._units.gap()
-        if gap is None or gap >= self.room.cpus:
-            return self.reach
-        return self._reach_in(msgspec.structs.replace(self.room, cpus=gap), is_whole=False)
+        """The jobs that are worth leasing now: that there is memory for, and units while one waits for its own."""
+        room, gap = self.memory.room(self.room, clock.now()), self._units.gap()
+        if gap is not None and gap < room.cpus:
+            room = msgspec.structs.replace(room, cpus=gap)
+        return self._reach_in(room, is_whole=room == self.room)
 
     def _reach_in(self, room: Room, *, is_whole: bool = True) -> Reach:
         return reach({name: policy.limits for name, policy in self.policies.items()}, room, is_whole=is_whole)
@@ -141,7 +143,7 @@ class Dispatcher:
         for lease in leases:
             self._estimates.add_payload(len(lease.payload))
             self._ready.append((lease, now))
-            self._note_units(lease, now)
+            self._note_limits(lease, now)
         self.pump()
 
     def put_back(self, leases: list[Lease]) -> None:
@@ -158,12 +160,14 @@ class Dispatcher:
             return
         self._ready.extendleft((lease, now) for lease in reversed(leases))
         for lease in leases:
-            self._note_units(lease, now)
+            self._note_limits(lease, now)
 
-    def _note_units(self, lease: Lease, now: float) -> None:
-        cpus = self.limits_of(lease).cpus
-        if cpus is not None and cpus > 1:
-            self._units.add(lease.id, cpus, now)
+    def _note_limits(self, lease: Lease, now: float) -> None:
+        limits = self.limits_of(lease)
+        if limits.cpus is not None and limits.cpus > 1:
+            self._units.add(lease.id, limits.cpus, now)
+        if limits.memory is not None:
+            self.memory.seen(limits.memory)
 
     def pump(self) -> None:
         """Give waiting jobs to slots that can take one."""
@@ -171,6 +175,9 @@ class Dispatcher:
             return
         units = self._units
         units.let_go()
+        self.memory.waiting.clear()
+        if self.memory.is_full:
+            return
         if not self._ready:
             self._balance()
             return
@@ -186,6 +193,10 @@ class Dispatcher:
                 continue
             big = units.waiting.get(lease.id)
             slot = self._slot_for(lease, now) if big is None else units.slot_for(big, lease)
+            if slot is not None and slot.child is not None and not self.memory.has_room(lease, slot.child):
+                self.memory.waiting.add(lease.id)
+                passed.append(self._ready.popleft())
+                continue
             if slot is None:
                 if big is not None:
                     waiting.append(big)
@@ -312,9 +323,17 @@ class Dispatcher:
                 units.given_back(big, now)
                 self._unreserve(big.id)
                 self._settle(entry[0], NotStarted())
+        hungry = self.memory.waiting
+        for entry in [each for each in self._ready if each[0].id in hungry and now - each[1] > PATIENCE]:
+            self._ready.remove(entry)
+            units.remove(entry[0].id)
+            self._unreserve(entry[0].id)
+            self._settle(entry[0], NotStarted())
         if units.may_pass(None, now) and any(_is_free(slot) for slot in self.slots):
             return
-        while entry := next((each for each in self._ready if each[0].id not in units.waiting), None):
+        while entry := next(
+            (each for each in self._ready if each[0].id not in units.waiting and each[0].id not in hungry), None
+        ):
             lease, since = entry
             if now - since <= STUCK:
                 return

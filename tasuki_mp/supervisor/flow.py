@@ -37,12 +37,14 @@ from tasuki_mp.supervisor.heartbeat import Heartbeat, Verdict
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.keeper import Keeper, Running
 from tasuki_mp.supervisor.leaser import Leaser
+from tasuki_mp.supervisor.memory import Memory
 from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.outbox import Entry, Outbox
 from tasuki_mp.supervisor.reaper import Reaper
+from tasuki_mp.supervisor.recycle import Recycling
 from tasuki_mp.supervisor.slot import Slot
 from tasuki_mp.supervisor.stopping import Stopping
-from tasuki_mp.supervisor.usage import usage_json
+from tasuki_mp.supervisor.usage import Place, Used, usage_json
 
 TRUST_MARGIN = 1.0
 """Seconds before a lease's end when it is no longer trusted."""
@@ -64,6 +66,8 @@ class Flow:
         self,
         *,
         lease_for: float,
+        memory_limit: int,
+        recycling: Recycling,
         metrics: Metrics,
         hooks: Hooks,
         on_idle: Callable[[], None],
@@ -85,6 +89,9 @@ class Flow:
         self.attic = Attic()
         self.finished = 0
         """Attempts that have ended here."""
+        self.memory = Memory(
+            self.dispatcher, limit=memory_limit, recycling=recycling, stop=self.stopping.kill, run=self._run
+        )
         self._metrics = metrics
         self._hooks = hooks
         self._on_idle = on_idle
@@ -132,6 +139,8 @@ class Flow:
         self._on_hello(hello)
         child = slot.child
         logs.event(logging.DEBUG, "child ready", slot=slot.index, pid=child.pid if child else None)
+        if child is not None:
+            self.memory.meet(child, forkserver=hello.forkserver_pid)
         self.dispatcher.pump()
         self._has_room()
 
@@ -143,9 +152,9 @@ class Flow:
         self.estimates.add(lease.handler, ran_for)
         child.is_slow = False
         since_start = clock.now() - frame.started_ns / 1e9
-        cpu, left = frame.cpu_ns / 1e9, frame.checkpoint
+        used, left = self.memory.finished(slot, child, lease, frame.used), frame.checkpoint
         followups = tuple(frame.followups)
-        self._ended(slot, child, lease, frame.outcome, since_start, ran_for, cpu, left, output, followups, spool)
+        self._ended(slot, child, lease, frame.outcome, since_start, ran_for, used, left, output, followups, spool)
 
     def keep_now(self, key: Key) -> None:
         self.keeper.keep_now(key)
@@ -158,7 +167,8 @@ class Flow:
         return self.dispatcher.rest_of(child)
 
     def job_ended(self, slot: Slot, child: Child, lease: Lease, outcome: Outcome, ran_for: float, output: str) -> None:
-        self._ended(slot, child, lease, outcome, ran_for, ran_for, None, _checkpoint_of(child, lease), output)
+        outcome, used = self.memory.explain(child, lease, outcome)
+        self._ended(slot, child, lease, outcome, ran_for, ran_for, used, _checkpoint_of(child, lease), output)
 
     def jobs_returned(self, leases: list[Lease]) -> None:
         self.dispatcher.put_back(leases)
@@ -167,6 +177,7 @@ class Flow:
         if not was_expected:
             logs.event(logging.WARNING, "child died", slot=slot.index, pid=child.pid, how=str(death))
             self._metrics.child_died(death.signal or "exit")
+        self.memory.forget(child)
         self._run(asyncio.to_thread(self._clear_up_after, child.pid))
 
     def _clear_up_after(self, pid: int) -> None:
@@ -281,7 +292,7 @@ class Flow:
         outcome: Outcome,
         since_start: float,
         ran_for: float,
-        cpu: float | None,
+        used: Used,
         checkpoint: str | None,
         output: str,
         followups: tuple[JobRow, ...] = (),
@@ -297,7 +308,11 @@ class Flow:
         self.book.unassign(lease.key)
         self.finished += 1
         settled = self._decide(lease, outcome)
-        usage = usage_json(pid=child.pid, slot=slot.index, seconds=ran_for, cpu=cpu, waited=lease.waited)
+        place = Place(child.pid, slot.index, child.version)
+        error = settled.error
+        usage = usage_json(
+            place=place, seconds=ran_for, used=used, waited=lease.waited, signal=error.signal if error else ""
+        )
         self._metrics.job_finished(lease.handler, settled.kind, seconds=ran_for, waited=lease.waited)
         kept = _to_keep(lease, checkpoint)
         self.outbox.put(Entry(lease, settled, usage, since_start, clock.now(), kept, output, followups, spool))
@@ -305,7 +320,7 @@ class Flow:
 
     def _settle_unrun(self, lease: Lease, outcome: Outcome) -> None:
         if lease.key in self.book:
-            usage = usage_json(pid=None, slot=None, seconds=None, cpu=None, waited=lease.waited)
+            usage = usage_json(waited=lease.waited)
             settled, checkpoint = self._decide(lease, outcome), _to_keep(lease, None)
             self.outbox.put(Entry(lease, settled, usage, None, clock.now(), checkpoint))
 

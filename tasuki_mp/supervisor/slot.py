@@ -27,6 +27,8 @@ from tasuki_mp.supervisor.hooks import Hooks
 
 DISMISS_FOR: Final = 5.0
 """Seconds a child has to close its resources and return before its tree is killed."""
+DYING_FOR: Final = 0.05
+"""Seconds between the end of a dying child's sockets and its death, at most: who closes them and lives on is killed."""
 FRAMES_AT_ONCE: Final = 256
 """Outcome frames of one child that are read before the loop may do something else; more than it ever has jobs."""
 FIRST_BACKOFF: Final = 0.1
@@ -117,7 +119,11 @@ class Slot:
                 await buried.wait()
 
     def replace(self, reason: str) -> None:
-        """Get a fresh child; the present one is dismissed when the new one takes over."""
+        """Get a fresh child, unless one is coming already; the present one is dismissed when the new one takes over."""
+        if self.child is not None:
+            if self.child.is_replaced:
+                return
+            self.child.is_replaced = True
         logs.event(logging.DEBUG, "child is replaced", slot=self.index, reason=reason)
         self._need_child.set()
 
@@ -213,7 +219,7 @@ class Slot:
                 return True
             except wire.ClosedError:
                 self._listen_no_more(child)
-                self._silent(child, "closed its outcome socket")
+                self._silent(child, "closed its outcome socket", dying_for=DYING_FOR)
                 return False
             except (wire.FrameError, OSError) as error:
                 self._listen_no_more(child)
@@ -245,17 +251,20 @@ class Slot:
         if frame.retire and child is self.child:
             self.child = None
             self._events.jobs_returned(child.take_back())
-            self.replace(frame.retire)
+            if not child.is_replaced:
+                self.replace(frame.retire)
+        elif frame.recycle and child is self.child:
+            self.replace(frame.recycle)
         if frame.retire:
             self._run(self._see_off(child, 2 * DISMISS_FOR))
         self._events.job_finished(self, child, lease, frame, output, spool)
         if child is not self.child and not child.inflight and not frame.retire:
             self._leave(child)
 
-    def _silent(self, child: Child, reason: str) -> None:
+    def _silent(self, child: Child, reason: str, *, dying_for: float = 0.0) -> None:
         """Nothing more will come from this child: it is dying, or must."""
         if child in self._echoes and child not in self._dismissed and not child.is_dead:
-            self._run(self._kill(child, reason))
+            self._run(self._kill(child, reason, dying_for=dying_for))
 
     def peek(self, *, only_floods: bool = False) -> None:
         """Show what the running job has printed so far, or only if that is very much by now."""
@@ -323,13 +332,17 @@ class Slot:
         async with child.turn:
             return await asyncio.to_thread(signals.stack_of, child)
 
-    async def _kill(self, child: Child, reason: str) -> None:
-        logs.event(logging.DEBUG, "child is killed", slot=self.index, pid=child.pid, reason=reason)
+    async def _kill(self, child: Child, reason: str, *, dying_for: float = 0.0) -> None:
+        """Kill it with all that is below it, unless it dies by itself within so many seconds."""
         try:
             pidfd = os.dup(child.pidfd)  # the slot closes its own when the child is buried
         except OSError:
             return  # it is
         try:
+            if dying_for and await asyncio.to_thread(tree.has_died, pidfd, within=dying_for):
+                return
+            child.is_killed = True
+            logs.event(logging.DEBUG, "child is killed", slot=self.index, pid=child.pid, reason=reason)
             await asyncio.to_thread(tree.kill_tree, child.pid, pidfd=pidfd)
         finally:
             os.close(pidfd)
@@ -351,7 +364,7 @@ class Slot:
         was_serving = child is self.child
         if was_serving:
             self.child = None
-            if not self._is_stopping:
+            if not self._is_stopping and not child.is_replaced:
                 self._need_child.set()
         returned = child.take_back()
         died: list[tuple[Lease, float]] = []

@@ -47,6 +47,7 @@ from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.outbox import Outbox
 from tasuki_mp.supervisor.overview import overview
 from tasuki_mp.supervisor.reaper import Reaper
+from tasuki_mp.supervisor.recycle import Recycling
 from tasuki_mp.supervisor.reload import Reload
 from tasuki_mp.supervisor.rescue import Rescuer
 from tasuki_mp.supervisor.scheduler import Scheduler
@@ -99,6 +100,8 @@ class Supervisor:
         self._metrics = Metrics()
         self._flow = Flow(
             lease_for=config.lease,
+            memory_limit=config.memory_limit,
+            recycling=Recycling(max_jobs=config.max_jobs_per_child, max_age=config.max_child_age),
             metrics=self._metrics,
             hooks=hooks,
             on_idle=self._idle,
@@ -493,6 +496,7 @@ class Supervisor:
                 self._flow.heartbeat.beat_now()
             self._vitals.ticked_at = now
             self._flow.dispatcher.tick()
+            self._flow.memory.tick(now)
             is_due = now - looked_at >= IDLE_TICK
             if is_due:
                 looked_at = now

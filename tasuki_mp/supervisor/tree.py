@@ -143,6 +143,11 @@ def is_alive(pidfd: int) -> bool:
     return not _wait_readable([pidfd], 0)
 
 
+def has_died(pidfd: int, *, within: float) -> bool:
+    """Whether the process ends within so many seconds; waits for it no longer than that."""
+    return bool(_wait_readable([pidfd], math.ceil(within * 1000)))
+
+
 def pid_of(pidfd: int) -> int:
     """The pid behind a pidfd; -1 once it has been reaped."""
     for line in _read(f"/proc/self/fdinfo/{pidfd}").splitlines():

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NoReturn
 
-from tasuki_mp import Backoff, Context, Tasuki
+from tasuki_mp import Backoff, Context, Retry, Tasuki
 from tests.support.shapes import SHAPES
 
 app = Tasuki()
@@ -44,6 +47,37 @@ def leak_threads(count: str) -> None:
 def leak_descriptors(count: str) -> None:
     """Open files and keep them."""
     _kept.extend(open(os.devnull, "rb") for _ in range(int(count)))  # noqa: SIM115  that is what leaking is
+
+
+def eat(mib: str) -> None:
+    """Hold that much memory, and write to all of it."""
+    _kept.append(b"x" * (int(mib) << 20))
+
+
+def eat_below(mib: str) -> None:
+    """Have that much memory held by a process of its own."""
+    code = f"kept = b'x' * ({mib} << 20); print(flush=True); import threading; threading.Event().wait()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    _kept.append(process)
+
+
+def map_file(mib: str) -> None:
+    """Have that much of a file in memory: what the kernel can drop."""
+    with tempfile.TemporaryFile(dir="/var/tmp") as file:
+        for _ in range(int(mib)):
+            file.write(b"x" * (1 << 20))
+        file.flush()
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        _kept.append((mapped, sum(mapped[::4096])))
+
+
+def fork_readers(count: str) -> None:
+    """Fork processes that share all memory with this one."""
+    for _ in range(int(count)):
+        if os.fork() == 0:
+            threading.Event().wait()
 
 
 def close_standard() -> None:
@@ -93,7 +127,19 @@ def kill(number: str) -> None:
 
 
 _COMES_BACK: dict[str, Callable[..., None]] = {
-    act.__name__: act for act in (fork, leak_threads, leak_descriptors, close_standard, deafen, print)
+    act.__name__: act
+    for act in (
+        fork,
+        leak_threads,
+        leak_descriptors,
+        eat,
+        eat_below,
+        map_file,
+        fork_readers,
+        close_standard,
+        deafen,
+        print,
+    )
 }
 _DOES_NOT: dict[str, Callable[..., object]] = {
     "exit": lambda code: os._exit(int(code)),
@@ -125,6 +171,34 @@ def puppet(door: str, ctx: Context) -> str:
 
 
 # ── ends of their own making ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.handler(max_attempts=3, on_memory=Retry(0, memory="x2"))
+def grow(mib: int, ctx: Context) -> None:
+    """Take that much; the first time, hold it until somebody does something about it."""
+    eat(str(mib))
+    if ctx.attempt == 1:
+        hang()
+
+
+@app.handler
+def touch(mib: int) -> None:
+    """Take that much and give it back."""
+    assert len(b"x" * (mib << 20)) == mib << 20
+
+
+@app.handler
+def work_below(seconds: float) -> None:
+    """Burn CPU time in a program of its own."""
+    code = f"import time\nwhile time.process_time() < {seconds}: pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@app.handler(max_attempts=1)
+def run_out() -> None:
+    """Ask for more memory than the process may have."""
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.RLIM_INFINITY))
+    bytearray(8 << 30)
 
 
 @app.handler

@@ -19,7 +19,7 @@ from tasuki_mp.supervisor.estimate import Estimates, room_for_waiting
 from tasuki_mp.supervisor.rescue import has_served_quarantine
 from tasuki_mp.supervisor.stride import Stride
 from tasuki_mp.supervisor.tokens import Tokens
-from tasuki_mp.supervisor.usage import usage_json
+from tasuki_mp.supervisor.usage import Place, Used, usage_json
 from tasuki_mp.supervisor.watermark import Watermarks
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -220,18 +220,22 @@ def test_every_start_is_another_owner() -> None:
 
 
 def test_usage_is_json_and_leaves_out_what_is_unknown() -> None:
-    full = json.loads(usage_json(pid=1, slot=0, seconds=1.5, cpu=1.25, waited=0.5))
-    assert (full["pid"], full["slot"], full["seconds"], full["cpu_seconds"], full["waited_seconds"]) == (
-        1,
-        0,
-        1.5,
-        1.25,
-        0.5,
-    )
-    assert set(json.loads(usage_json(pid=None, slot=None, seconds=None, cpu=None, waited=0))) == {
-        "host",
-        "waited_seconds",
+    place, used = Place(pid=1, slot=0, version='1"'), Used(user=1.0, system=0.25, peak=4096)
+    full = json.loads(usage_json(place=place, seconds=1.5, used=used, waited=0.5, signal="SIGKILL"))
+    assert full.pop("host")
+    assert full == {
+        "waited_seconds": 0.5,
+        "pid": 1,
+        "slot": 0,
+        "version": '1"',
+        "seconds": 1.5,
+        "cpu_seconds": 1.25,
+        "user_seconds": 1.0,
+        "system_seconds": 0.25,
+        "memory_peak": 4096,
+        "signal": "SIGKILL",
     }
+    assert set(json.loads(usage_json(waited=0))) == {"host", "waited_seconds"}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def job(payload: str) -> wire.RunJob:
 
 
 def finished(result: str) -> wire.Finished:
-    return wire.Finished(7, 3, Returned(result), 10, 20, 5, 0)
+    return wire.Finished(7, 3, Returned(result), 10, 20, wire.Used(5, 1, 4096), 0)
 
 
 @pytest.mark.parametrize("size", [0, 1000, wire.INLINE_LIMIT - 64, wire.INLINE_LIMIT, wire.INLINE_LIMIT * 20])
