@@ -1,8 +1,9 @@
 """The host's memory: how much of it this supervisor with everything below it takes, and who has to go before it is full.
 
 Fed by the sampler. Resident sizes count shared pages several times, so near the limit the exact share of every process is
-read in a thread, and the quick figure corrected by it. Cgroups with a limit, and the machine, are looked at too: what kills
-there counts more than what processes hold. At 90 % nothing is started beside what runs; at 95 % a job is given back.
+read in a thread, and the quick figures are corrected by what was found. Cgroups with a limit, and the machine, are looked at
+too: what kills there counts more than what processes hold. From 80 % on idle children that have grown are replaced, at 90 %
+nothing is started beside what runs, at 95 % a job is given back.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ EXACT_EVERY: Final = 0.5
 EXACT_SHARE: Final = 50
 """The exact figure is asked for no sooner than so many times its own duration after the last."""
 EXACT_FOR: Final = 10.0
-"""Seconds for which the correction is believed."""
+"""Seconds for which that is believed."""
 
 Stop = Callable[[Key, Outcome], None]
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -47,12 +48,14 @@ class Weight(NamedTuple):
 
 
 class Host:
-    """`free` bytes are left below the limit; `is_full` says that nothing more should be started beside what runs."""
+    """`free` bytes are left below the limit. `is_near`: who holds memory for nothing should let go of it; `is_full`: nothing
+    more should be started beside what runs."""
 
     def __init__(self, probe: Probe, *, limit: int, ceilings: Iterable[Ceiling], stop: Stop, run: Run) -> None:
         self.limit = limit
         self.used = 0
         self.free = limit
+        self.is_near = False
         self.is_full = False
         self.forkserver = 0
         """Its pid; the preloaded application is counted there."""
@@ -67,7 +70,7 @@ class Host:
         self._room = limit
         """Of the ceilings: bytes left below the nearest."""
         self._shared = 0
-        """By how much the quick figure was too large when the exact one was taken."""
+        """Of our own: what the forkserver and its children have together, and is counted there."""
         self._exact_at = float("-inf")
         self._next_exact = 0.0
         self._is_weighing = False
@@ -79,18 +82,21 @@ class Host:
             self._own_at = now
             self._own = sum(self._probe.memory(pid) or 0 for pid in self._others())
             self._look_up()
-        quick = self._own + sum(watch.share + watch.used for watch, _ in weights)
-        if now - self._exact_at > EXACT_FOR:
-            self._shared = 0
-        self.used = max(0, quick - self._shared)
-        self.free = max(0, min(self.limit - self.used, self._room))
-        near = max(self.used / self.limit, self._fullest)
+        near = self._sum_up(weights)
         if near >= NEAR and now >= self._next_exact and not self._is_weighing:
             self._is_weighing = True
-            self._run(self._weigh_exactly([watch for watch, _ in weights], quick, now))
-        self._tell(near >= FULL)
-        if near >= OVER and (self._fullest >= OVER or now - self._exact_at <= EXACT_FOR):
-            self._relieve([weight for weight in weights if weight.job is not None])
+            self._run(self._weigh_exactly([watch for watch, _ in weights], now))
+        self.is_near = near >= NEAR
+        is_sure = self._fullest >= FULL or now - self._exact_at <= EXACT_FOR
+        self._tell(near >= FULL and is_sure)
+        if near >= OVER and is_sure:
+            self._relieve(weights)
+
+    def _sum_up(self, weights: list[Weight]) -> float:
+        """How full it is, 1 being the limit."""
+        self.used = self._own - self._shared + sum(max(0, watch.memory - watch.shared) for watch, _ in weights)
+        self.free = max(0, min(self.limit - self.used, self._room))
+        return max(self.used / self.limit, self._fullest)
 
     def _others(self) -> list[int]:
         return [os.getpid(), *([self.forkserver] if self.forkserver else [])]
@@ -104,17 +110,21 @@ class Host:
             self._fullest = max(self._fullest, used / ceiling.most)
             self._room = max(0, min(self._room, ceiling.most - used))
 
-    async def _weigh_exactly(self, watches: list[Watch], quick: int, now: float) -> None:
-        pids = [*self._others(), *(pid for watch in watches for pid in (watch.child.pid, *watch.below))]
+    async def _weigh_exactly(self, watches: list[Watch], now: float) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            self._shared = quick - await asyncio.to_thread(self._probe.share, pids)
+            self._shared = await asyncio.to_thread(self._weigh_all, watches)
         finally:
             took = loop.time() - started
             self._exact_at = now
             self._next_exact = now + took + max(EXACT_EVERY, EXACT_SHARE * took)
             self._is_weighing = False
+
+    def _weigh_all(self, watches: list[Watch]) -> int:
+        for watch in watches:
+            watch.weigh(self._probe)
+        return sum(max(0, (self._probe.memory(pid) or 0) - self._probe.share(pid)) for pid in self._others())
 
     def _tell(self, is_full: bool) -> None:
         if is_full != self.is_full:
@@ -129,12 +139,17 @@ class Host:
             else:
                 logs.event(logging.INFO, "memory is free again", used=size(self.used), limit=size(self.limit))
 
-    def _relieve(self, running: list[Weight]) -> None:
-        """One job at a time goes, and the next only when that one is gone."""
-        if not running or any(job is not None and job.key == self._victim for _, job in running):
+    def _relieve(self, weights: list[Weight]) -> None:
+        """One job at a time goes, and the next only when that one is gone and it is still needed."""
+        running = [weight for weight in weights if weight.job is not None]
+        if any(watch.is_judged or (job is not None and job.key == self._victim) for watch, job in running):
             return
-        for watch, _ in running:  # the last looks were at different times, and the youngest grow fastest
+        # The last looks were at different times, and the youngest grow fastest.
+        for watch, _ in weights:
             watch.read(self._probe)
+        self._look_up()
+        if self._sum_up(weights) < OVER or not running:
+            return
         watch, job = victim(running)
         if job is None:
             return

@@ -25,8 +25,10 @@ from tasuki_mp.supervisor.sampler import Sampler
 from tasuki_mp.supervisor.slot import Slot
 from tasuki_mp.supervisor.usage import Used
 
-LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at the OOM killer's count and at the children's age."""
+LOOK_EVERY: Final = 0.5
+"""Seconds between two looks at the OOM killer's count and at the children's age and size."""
+HOARD: Final = 64 << 20
+"""Bytes that an idle child may hold beyond its size at hello while memory is short."""
 
 
 class Memory:
@@ -115,6 +117,10 @@ class Memory:
     def _maybe_replace(self, slot: Slot, now: float) -> None:
         child = slot.child
         if child is not None and not child.is_replaced:
+            held = self.sampler.used_now(child)
+            if self.host.is_near and not child.inflight and held >= HOARD:
+                slot.replace(f"it holds {size(held)} for nothing, and memory is wanted")
+                return
             spread = child.pid % 16 / 16
             reason = self._recycling.reason(jobs=child.jobs_run, age=now - child.born_at, spread=spread)
             if reason:

@@ -7,7 +7,6 @@ left out, since the kernel drops them when it needs room. One read takes some 25
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from tasuki_mp.supervisor import tree
@@ -31,12 +30,12 @@ class Probe:
         """Bytes of the process, what it shares with others counted in full; None if it is gone."""
         return _sum(_read(f"/proc/{pid}/status"), _OWN)
 
-    def share(self, pids: Iterable[int]) -> int:
-        """Bytes of these processes together, of what they share with others only their part.
+    def share(self, pid: int) -> int:
+        """Bytes of the process, of what it shares with others only its part; zero if it is gone.
 
-        Reads every page table: 12 ms for each GiB. In a thread.
+        Walks over its page tables, 12 ms for each GiB: in a thread.
         """
-        return sum(_sum(_read(f"/proc/{pid}/smaps_rollup"), _SHARE) or 0 for pid in pids)
+        return _sum(_read(f"/proc/{pid}/smaps_rollup"), _SHARE) or 0
 
     def cpu(self, pid: int) -> Cpu | None:
         """CPU time of the process and of all that it has waited for, to a hundredth of a second; None if it is gone."""

@@ -77,8 +77,7 @@ class Sampler:
         return self._watches.get(child)
 
     async def _weigh(self, watch: Watch) -> None:
-        # Read page by page, once: in a thread.
-        watch.share = await asyncio.to_thread(self._probe.share, [watch.child.pid])
+        watch.own = await asyncio.to_thread(watch.weigh, self._probe)
 
     # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -89,7 +88,7 @@ class Sampler:
         for slot in self._slots:
             for child in slot.children:
                 watch = self._watches.get(child)
-                if watch is None:
+                if watch is None or child.is_dead:
                     continue
                 run = child.running()
                 if run is not None:
@@ -123,7 +122,7 @@ class Sampler:
 
     async def _judge(self, watch: Watch, job: Lease) -> None:
         """Processes that share pages count them once each; look closely before a job is killed for that."""
-        used = await asyncio.to_thread(self._probe.share, [watch.child.pid, *watch.below]) - watch.share
+        used = await asyncio.to_thread(watch.weigh, self._probe) - watch.own
         if watch.job is not job:
             return
         if watch.limit is not None and used > watch.limit:

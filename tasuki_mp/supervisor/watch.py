@@ -23,17 +23,21 @@ class Watch:
         "limit",
         "look_at",
         "memory",
+        "own",
         "peak",
-        "share",
+        "shared",
     )
 
     def __init__(self, child: Child, base: int) -> None:
         self.child = child
         self.base = base
         """At its hello, with what it shares with others."""
-        self.share = 0
-        """At its hello, without that."""
+        self.own = 0
+        """At its hello, of what it shares only its part."""
         self.memory = base
+        """Now, all that is below it included."""
+        self.shared = 0
+        """What of that belongs to others too, or is counted twice, when it was last looked at closely."""
         self.job: Lease | None = None
         self.entered = 0.0
         self.limit: int | None = None
@@ -59,6 +63,15 @@ class Watch:
         if self.job is not None:
             self.peak = max(self.peak, self.used)
         return True
+
+    def weigh(self, probe: Probe) -> int:
+        """Its exact size: of pages that it shares with others only its part. Slow, so in a thread."""
+        memory, share = 0, 0
+        for pid in (self.child.pid, *self.below):
+            memory += probe.memory(pid) or 0
+            share += probe.share(pid)
+        self.shared = max(0, memory - share)
+        return share
 
     def begin(self, job: Lease, entered: float, limit: int | None) -> None:
         """Another job runs in it than at the last look."""

@@ -361,7 +361,7 @@ def test_any_exception_is_told_and_the_child_lives(supervised: Supervised, conn:
 
 def test_exceptions_end_no_child(supervised: Supervised, conn: Conn) -> None:
     before = {run(conn, "pid")["result"] for _ in range(8)}
-    for what in EXCEPTIONS:
+    for what in EXCEPTIONS.keys() - {"memory"}:  # after which its child is of no use
         run(conn, "throw", what=what, max_attempts=1)
     run(conn, "exit_politely", max_attempts=1)
     after = {run(conn, "pid")["result"] for _ in range(8)}
