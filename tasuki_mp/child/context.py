@@ -134,7 +134,7 @@ class Context:
     def progress(self, fraction: float | None, note: str = "") -> None:
         """Say how far the job is, from 0 to 1, and in words: `ctx.progress(0.4, "chunk 12 of 30")`.
 
-        Whoever looks sees it within two seconds. Costs a microsecond or two: no need to say it rarely.
+        Whoever looks sees it within two seconds. Costs two or three microseconds: no need to say it rarely.
         """
         if self._board is not None:
             self._board.progress((self.job_id, self.lease_no), fraction, note)

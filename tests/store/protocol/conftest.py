@@ -13,6 +13,7 @@ _EMPTY = """
     DELETE FROM tasuki.job;
     DELETE FROM tasuki.job_archive;
     DELETE FROM tasuki.attempt;
+    DELETE FROM tasuki.checkpoint;
     DELETE FROM tasuki.handler;
     DELETE FROM tasuki.queue;
     DELETE FROM tasuki.supervisor;
