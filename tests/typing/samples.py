@@ -16,12 +16,16 @@ from tasuki_mp import (
     AsyncJobHandle,
     Backoff,
     Cancel,
+    Changed,
     Client,
     Context,
     Handler,
     IdRanges,
     Job,
+    JobFilter,
     JobHandle,
+    JobPage,
+    Queue,
     Retry,
     Snooze,
     State,
@@ -131,11 +135,32 @@ def clients(pool: psycopg_pool.ConnectionPool) -> None:
             client.cancel([1, 2])
 
 
+def steering(conn: psycopg.Connection) -> None:
+    failed = JobFilter(
+        handler="plain", states=frozenset({State.FAILED}), since=dt.datetime.now(dt.UTC), batch="nightly"
+    )
+    page = app.jobs(failed, limit=10, conn=conn)
+    assert_type(page, JobPage)
+    assert_type(page.jobs[0].error, str | None)
+    assert_type(app.client.jobs(cursor=page.cursor).cursor, int | None)
+    assert_type(app.retry(failed, dry_run=True), Changed)
+    assert_type(app.retry(job.id for job in page.jobs).copies, dict[int, int])
+    assert_type(app.move([1], to="slow").skipped, dict[str, int])
+    assert_type(app.reschedule([1], after=dt.timedelta(hours=1), conn=conn), Changed)
+    assert_type(app.delete(failed), Changed)
+    assert_type(app.cancel_matching(failed), Changed)
+    assert_type(app.pause("slow"), bool)
+    assert_type(app.queues(), list[Queue])
+
+
 async def asynchronous(conn: psycopg.AsyncConnection, pool: psycopg_pool.AsyncConnectionPool) -> None:
     async with AsyncClient() as client, AsyncClient(pool) as pooled:
         assert_type(await client.enqueue(plain.job(1), conn=conn), AsyncJobHandle)
         assert_type(await pooled.enqueue_many([plain.job(1)]), IdRanges)
         assert_type(await client.status(3), State | None)
+        assert_type(await client.jobs(JobFilter(queue="a"), conn=conn), JobPage)
+        assert_type(await client.retry([1, 2], again=True), Changed)
+        assert_type(await client.resume("slow"), bool)
         assert_type(await (await client.enqueue(plain.job(1))).result(kind=Stats), Stats)
 
 

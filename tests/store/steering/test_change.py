@@ -94,6 +94,62 @@ def test_a_retry_goes_on_from_the_checkpoint(client: Client, conn: Conn, one: Ho
     assert (lease.id, lease.attempt, lease.checkpoint) == (copy, 1, '{"page": 7}')
 
 
+def test_a_retry_takes_its_unique_key_if_that_is_free(client: Client, conn: Conn) -> None:
+    def enqueue() -> int:
+        row = conn.execute(
+            "SELECT tasuki.enqueue('work', queue => 'default', key => 'tenant', unique_key => 'k')"
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    first = enqueue()
+    client.cancel([first])
+    second = enqueue()
+    client.cancel([second])
+    # Two that had the key: the newer one takes it again, and then stands for it.
+    changed = client.retry([first, second])
+    assert changed.verdicts == {first: "key taken", second: "retried"}
+    copy = changed.copies[second]
+    assert enqueue() == copy
+    row = jobs.live(conn, copy)
+    assert row is not None
+    assert (row["key"], row["unique_key"]) == ("tenant", "work:k")
+    assert client.retry([first]).verdicts == {first: "key taken"}
+    client.cancel([copy])
+    assert rows(conn, "SELECT count(*) FROM tasuki.unique_key") == [(0,)]
+    assert client.retry([first]).done == 1
+
+
+def test_a_retry_within_an_interval_key_keeps_the_interval(client: Client, conn: Conn) -> None:
+    conn.execute(
+        "SELECT tasuki.enqueue('work', queue => 'default', unique_key => 'k', unique_for => interval '1 hour')"
+    )
+    (first,) = (job.id for job in client.jobs().jobs)
+    client.cancel([first])
+    copy = client.retry([first]).copies[first]
+    assert rows(conn, "SELECT job_id, expires_at > now() + interval '59 min' FROM tasuki.unique_key") == [(copy, True)]
+
+
+def test_a_retry_opens_its_batch_again(client: Client, conn: Conn, one: Holder) -> None:
+    (batch,) = conn.execute(
+        "INSERT INTO tasuki.batch (sealed_at, total, name) VALUES (now(), 1, 'nightly') RETURNING id"
+    ).fetchone() or (0,)
+    job_id = jobs.add(conn, batch_id=batch)
+    one.end(one.lease_one(), "failed")
+    conn.execute("SELECT tasuki.close_batch(%s)", (batch,))
+    ended = rows(conn, "SELECT ended_at IS NOT NULL, failed FROM tasuki.batch")
+    assert ended == [(True, 1)]
+    assert client.retry(JobFilter(batch="nightly")).done == 1
+    assert rows(conn, "SELECT ended_at IS NULL, failed FROM tasuki.batch") == [(True, None)]
+    one.end(one.lease_one(), "completed")
+    conn.execute("SELECT tasuki.close_batch(%s)", (batch,))
+    assert rows(conn, "SELECT ended_at IS NOT NULL, completed, failed FROM tasuki.batch") == [(True, 1, 0)]
+    listed = [job.id for job in client.jobs(JobFilter(batch=batch)).jobs]
+    assert len(listed) == 2
+    assert listed[-1] == job_id
+    assert client.jobs(JobFilter(batch="no such batch")).jobs == []
+
+
 def test_two_that_retry_at_once_make_one_copy(dsn: str, client: Client, conn: Conn) -> None:
     failed = archive(conn, 3, status="failed")
     with psycopg.connect(dsn) as other, Client(dsn) as second:
@@ -166,6 +222,13 @@ def test_pending_jobs_move_and_their_new_queue_hears_of_it(steer: Steer, dsn: st
     assert rows(conn, "SELECT queue FROM tasuki.job ORDER BY id") == [("default",), ("slow",), ("slow",)]
     with pytest.raises(ValueError, match="no queue name"):
         steer("move", [pending], to="a b")
+
+
+def test_what_waits_for_its_key_need_not_wait_in_another_queue(client: Client, conn: Conn) -> None:
+    waiting = jobs.add(conn, key="tenant", held_by="key")
+    unknown = jobs.add(conn, handler="nobody's", held_by="handler")
+    assert client.move([waiting, unknown], to="slow").done == 2
+    assert rows(conn, "SELECT held_by FROM tasuki.job ORDER BY id") == [(None,), ("handler",)]
 
 
 def test_pending_jobs_are_due_when_it_is_said(steer: Steer, dsn: str, conn: Conn, one: Holder) -> None:
