@@ -2,11 +2,11 @@
 -- Locks: nothing. Indexes: job_batch, job_archive_batch.
 select parts.id, parts.items, parts.retry_of
 from (
-  select j.id, jsonb_array_length(j.payload) as items, j.retry_of
+  select j.id, case jsonb_typeof(j.payload) when 'array' then jsonb_array_length(j.payload) else 1 end as items, j.retry_of
   from tasuki.job as j
   where j.batch_id = %(id)s
   union all
-  select a.id, jsonb_array_length(a.payload), a.retry_of
+  select a.id, case jsonb_typeof(a.payload) when 'array' then jsonb_array_length(a.payload) else 1 end, a.retry_of
   from tasuki.job_archive as a
   where a.batch_id = %(id)s
 ) as parts

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "delete": "tasuki_mp.cli.change:delete",
     "move": "tasuki_mp.cli.change:move",
     "reschedule": "tasuki_mp.cli.change:reschedule",
+    "report": "tasuki_mp.cli.report:report",
     "queue": "tasuki_mp.cli.queue:queue",
     "schedule": "tasuki_mp.cli.schedule:schedule",
     "batch": "tasuki_mp.cli.batch:batch",

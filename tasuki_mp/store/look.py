@@ -24,6 +24,7 @@ _FINAL: Final = sql.query("look_final")
 _RUNNING: Final = sql.query("look_running")
 _SUPERVISORS: Final = sql.query("look_supervisors")
 _UNKNOWN: Final = sql.query("look_unknown")
+_REPORT: Final = sql.query("report")
 _CHECKPOINT: Final = sql.query("look_checkpoint")
 _JOB: Final = sql.query("look_job")
 _ATTEMPTS: Final = sql.query("look_attempts")
@@ -86,6 +87,28 @@ class SupervisorInfo(msgspec.Struct, frozen=True, kw_only=True):
     seen_ago: float
     is_stale: bool
     running: int
+
+
+class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the attempts of one handler came to. Times in seconds, memory in bytes; None where nothing is known."""
+
+    handler: str
+    jobs: int
+    """Those that have ended for good: completed, failed or canceled."""
+    completed: int
+    failed: int
+    canceled: int
+    retried: int
+    """Attempts that failed, or were lost, and were followed by another."""
+    cpu_seconds: float
+    """Of all attempts, subprocesses included."""
+    ran_p50: float | None
+    ran_p95: float | None
+    ran_p99: float | None
+    waited_p50: float | None
+    waited_p95: float | None
+    waited_p99: float | None
+    memory_peak: int | None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,6 +228,17 @@ def supervisors(conn: Connection, *, now: datetime | None = None) -> list[Superv
 def unknown_handlers(conn: Connection, *, now: datetime | None = None) -> dict[str, int]:
     """How many jobs are pending for each handler that no living supervisor knows."""
     return {str(handler): int(jobs) for handler, jobs in conn.execute(_UNKNOWN, {"now": now})}
+
+
+def report(conn: Connection, *, since: datetime) -> list[HandlerReport]:
+    """The attempts that ended since then, by handler; those that took the most CPU time come first."""
+    rows = conn.execute(_REPORT, {"since": since}).fetchall()
+    nothing = (None, None, None)
+    names = HandlerReport.__struct_fields__
+    return [
+        HandlerReport(**dict(zip(names, (*row[:7], *(row[7] or nothing), *(row[8] or nothing), row[9]), strict=True)))
+        for row in rows
+    ]
 
 
 def queue_depths(conn: Connection, *, now: datetime | None = None) -> list[QueueDepth]:
