@@ -129,7 +129,8 @@ class Interrupts:
         """The weightiest reason on the page that is meant for the running job and was not raised yet."""
         page = self._page
         reasons = page[wire.PAGE_STOP] & ~page[wire.PAGE_INTERRUPTED]
-        if self._job is None or not self._is_meant(self._job):
+        # Whoever has been canceled and tidies up is not disturbed by the soft timeout.
+        if self._job is None or not self._is_meant(self._job) or page[wire.PAGE_INTERRUPTED] & wire.STOP_CANCEL:
             return 0
         return wire.STOP_CANCEL if reasons & wire.STOP_CANCEL else reasons & wire.STOP_TIMEOUT
 

@@ -19,7 +19,7 @@ from tasuki_mp.child.describe import clip, storable
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import Limits
 from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Killed, Outcome, Raised
-from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.child import Child, Key
 from tasuki_mp.supervisor.signals import NoStackError
 from tasuki_mp.supervisor.slot import Slot
@@ -84,10 +84,12 @@ class Deadlines:
             case _:
                 return outcome
 
-    async def settled(self) -> None:
-        """Wait for what is on its way."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+    async def stop(self) -> None:
+        """Watch nothing more. May be called twice."""
+        for key in list(self._watches):
+            self.forget(key)
+        for task in list(self._tasks):
+            await tasks.end(task)
 
     def forget(self, key: Key) -> _Watch | None:
         """Watch this lease's job no more; it is the watch that there was."""

@@ -254,7 +254,7 @@ class Flow:
 
     async def settled(self) -> None:
         """Wait for the small tasks: kills on their way, sweeps."""
-        await self.deadlines.settled()
+        await self.deadlines.stop()
         await self.stopping.settled()
         while self._tasks:
             await asyncio.wait(self._tasks)

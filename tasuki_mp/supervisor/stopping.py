@@ -103,6 +103,8 @@ class Stopping:
         await self.ask(slot, child, key, "cancel", until=clock.now() + grace)
         if key in child.inflight:
             self._kill_running(slot, child, key, CancelObeyed())
+        self._canceling.discard(key)
+        self.cancel(key, grace=grace)  # no news, unless its child died before it began: then it is in the line again
 
     def _kill_running(self, slot: Slot, child: Child, key: Key, outcome: Outcome) -> None:
         if key in self._killing:
@@ -113,10 +115,13 @@ class Stopping:
         self._run(self._kill_until_ended(slot, child, key, outcome))
 
     async def _kill_until_ended(self, slot: Slot, child: Child, key: Key, outcome: Outcome) -> None:
-        # Not hit means that it stood between two jobs at that moment: it ends by itself, or is about to begin.
-        while key in child.inflight and not await slot.stop_job(child, key, outcome):
+        while key in child.inflight:
+            if await slot.stop_job(child, key, outcome):
+                return  # its slot tells of its end
+            # It stood between two jobs at that moment: it ends by itself, or is about to begin.
             await asyncio.sleep(BETWEEN_JOBS)
         self._killing.discard(key)
+        self.kill(key, outcome)  # no news, unless it is in the line again
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
