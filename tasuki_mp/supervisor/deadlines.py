@@ -69,8 +69,7 @@ class Deadlines:
 
     def ended(self, key: Key, outcome: Outcome, *, ran_for: float) -> Outcome:
         """This job has ended; the outcome, with what only its watch knows."""
-        watch = self.forget(key)
-        if watch is None:
+        if not self._watches or (watch := self.forget(key)) is None:
             return outcome
         match outcome:
             case Raised(error) if error.kind is ErrorKind.TIMEOUT and watch.stack:

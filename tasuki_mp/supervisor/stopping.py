@@ -89,10 +89,11 @@ class Stopping:
 
     def ended(self, key: Key) -> None:
         """This lease's job has ended, or the lease is over."""
-        if (end := self._ends.pop(key, None)) is not None:
-            end.set()
-        self._killing.discard(key)
-        self._canceling.discard(key)
+        if self._ends or self._killing or self._canceling:  # nearly never; this is called for every job
+            if (end := self._ends.pop(key, None)) is not None:
+                end.set()
+            self._killing.discard(key)
+            self._canceling.discard(key)
 
     async def settled(self) -> None:
         """Wait until nothing is being stopped."""
