@@ -15,7 +15,7 @@ from tasuki_mp.store import change, produce
 
 _MEANINGS: Final = {
     "canceled": "canceled",
-    "requested": "runs; its supervisor stops it within a second or so",
+    "requested": "runs; it is asked to end, and killed after its grace",
     "finished": "had ended before",
     "unknown": "there is no such job",
 }

@@ -44,7 +44,7 @@ _REASONS: Final = {
 }
 _WHAT: Final = {
     "canceled": "canceled",
-    "requested": "runs; its supervisor stops it within a second or so",
+    "requested": "runs; it is asked to end, and killed after its grace",
     "retried": "retried",
     "deleted": "deleted",
     "moved": "moved",
