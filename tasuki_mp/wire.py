@@ -113,6 +113,8 @@ class Used(msgspec.Struct, frozen=True, array_like=True):
     system_us: int = 0
     peak: int | None = None
     """Bytes at most beyond the child's size at hello, in the child alone."""
+    held: int = 0
+    """Bytes beyond it that the child still holds now."""
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=4):

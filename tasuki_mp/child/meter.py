@@ -48,7 +48,8 @@ class Meter:
         system = used.ru_stime - self._system + children_system - self._children_system
         self._children_user, self._children_system = children_user, children_system
         peak = self._peak(used.ru_maxrss)
-        return wire.Used(int(user * 1e6), int(system * 1e6), peak)
+        held = max(0, self._highest - self._base) * 1024
+        return wire.Used(int(user * 1e6), int(system * 1e6), peak, held)
 
     def _peak(self, highest: int) -> int | None:
         """Bytes beyond the size at hello; None where the kernel can't say it of this job alone."""

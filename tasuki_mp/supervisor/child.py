@@ -175,6 +175,8 @@ class Child:
         self.version = ""
         """The application's, as this child imported it."""
         self.born_at = clock.now()
+        self.held = 0
+        """Bytes beyond its size at hello that its last job has left in it."""
         self.is_replaced = False
         """Whether another child is on its way to take this one's place."""
         self.is_killed = False

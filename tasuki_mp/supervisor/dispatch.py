@@ -23,6 +23,7 @@ from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.child import Child
 from tasuki_mp.supervisor.estimate import Estimates, room_for_waiting
 from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.recycle import too_full
 from tasuki_mp.supervisor.slot import Slot
 from tasuki_mp.supervisor.units import Big, Units, is_long_at_it
 
@@ -193,10 +194,16 @@ class Dispatcher:
                 continue
             big = units.waiting.get(lease.id)
             slot = self._slot_for(lease, now) if big is None else units.slot_for(big, lease)
-            if slot is not None and slot.child is not None and not self.memory.has_room(lease, slot.child):
-                self.memory.waiting.add(lease.id)
-                passed.append(self._ready.popleft())
-                continue
+            if slot is not None and slot.child is not None:
+                if not self.memory.has_room(lease, slot.child):
+                    self.memory.waiting.add(lease.id)
+                    passed.append(self._ready.popleft())
+                    continue
+                memory = self.limits_of(lease).memory
+                if memory is not None and (reason := too_full(slot.child.held, memory)):
+                    slot.replace(reason)
+                    passed.append(self._ready.popleft())
+                    continue
             if slot is None:
                 if big is not None:
                     waiting.append(big)

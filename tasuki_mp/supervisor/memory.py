@@ -76,6 +76,7 @@ class Memory:
 
     def finished(self, slot: Slot, child: Child, lease: Lease, used: wire.Used) -> Used:
         """What a job used whose child lives on, or is replaced now because of it."""
+        child.held = used.held
         seen = self.sampler.used(child, lease.key).peak
         peak = used.peak if seen is None else max(seen, used.peak or 0)
         if child is slot.child:

@@ -34,3 +34,10 @@ def almost_full(peak: int | None, limit: int | None) -> str:
     if peak is None or limit is None or peak < limit * ALMOST:
         return ""
     return f"its job took {size(peak)} of its limit of {size(limit)}"
+
+
+def too_full(held: int, limit: int) -> str:
+    """Why a child should be replaced before a job with that limit: what others left in it would be the job's."""
+    if held < limit * ALMOST:
+        return ""
+    return f"it holds {size(held)}, and the next job may take {size(limit)}"
