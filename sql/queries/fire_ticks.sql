@@ -13,7 +13,8 @@ judged as materialized (
     case
       when item.verdict = 'fired' and s.overlap = 'skip' and (
         row_number() over (partition by item.schedule, item.verdict order by item.tick) > 1
-        or exists (select from tasuki.job as j where j.schedule = item.schedule)
+        -- The limit keeps the planner from reading all jobs of all schedules instead.
+        or (select true from tasuki.job as j where j.schedule = item.schedule limit 1)
       ) then 'overlap'
       else item.verdict
     end as verdict

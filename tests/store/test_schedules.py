@@ -209,3 +209,28 @@ def test_run_by_hand_is_in_the_history(conn: Conn, one: Holder, declare: Callabl
     (row,) = drive(conn, schedules.look("s"))
     assert (row.last_job, row.last_verdict) == (second, "manual")
     assert row.last_tick is not None and datetime.now(UTC) - row.last_tick < timedelta(minutes=5)
+
+
+def test_overlap_is_asked_of_an_index_and_read_one_entry_of_it(
+    conn: Conn, one: Holder, declare: Callable[..., None]
+) -> None:
+    conn.execute(
+        """INSERT INTO tasuki.job (handler, schedule)
+           SELECT 'work', CASE n % 2 WHEN 0 THEN 's' ELSE 'other' END FROM generate_series(1, 20000) AS n"""
+    )
+    conn.execute("ANALYZE tasuki.job")
+    declare(declared(overlap="skip"))
+    declare(declared("t", overlap="skip"), behind=1)
+    counts = """SELECT sum(pg_stat_get_xact_tuples_returned(c.oid))::bigint FROM pg_class AS c
+                WHERE c.oid IN ('tasuki.job'::regclass, 'tasuki.job_schedule'::regclass)"""
+
+    def read() -> int:
+        return one.run(one.run(one.conn.execute, counts).fetchone)[0]
+
+    one.run(one.conn.execute, "BEGIN")
+    before = read()
+    fired = {tick.schedule: tick.verdict for tick in fire(one, "s", "t").ticks}
+    seen = read() - before
+    one.run(one.conn.execute, "COMMIT")
+    assert fired == {"s": "overlap", "t": "fired"}
+    assert seen <= 4
