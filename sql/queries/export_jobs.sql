@@ -11,7 +11,7 @@ from (
       select
         a.id, a.queue, a.handler, a.status, a.payload, a.priority, a.attempt, a.max_attempts, a.crashes, a.result, a.error,
         a.usage, a.output, a.created_at, a.scheduled_at, a.started_at, a.finished_at, a.key, a.unique_key, a.limits,
-        a.retry_of
+        a.retry_of, a.batch_id
     ) as job
     where
       a.id > %(after)s

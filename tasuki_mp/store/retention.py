@@ -97,8 +97,8 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
 
 def is_over(partition: Partition, keep: Keep) -> bool:
     """Whether nothing in it has to be kept any longer."""
-    if not partition.is_attached:
-        return partition.is_marked
+    if not partition.is_attached or partition.is_detaching:
+        return partition.is_marked  # else somebody detaches it to keep it
     seconds = kept_for(partition.parent, keep)
     return seconds is not None and partition.ends + timedelta(seconds=seconds) <= partition.now
 
@@ -128,10 +128,10 @@ def prune(keep: Keep, *, now: datetime | None = None, dry_run: bool = False) -> 
     # One that is being detached stands in the way of every other of its table.
     for partition in sorted(found, key=lambda each: not each.is_detaching):
         if partition.is_detaching or partition in over:
-            reason = yield from _drop(partition, is_over=partition in over or partition.is_marked)
+            reason = yield from _drop(partition, is_over=partition in over)
             if reason:
                 postponed[partition.name] = reason
-            elif partition in over or partition.is_marked:
+            elif partition in over:
                 dropped.append(partition)
     deleted: dict[str, int] = {}
     gone = {partition.name for partition in dropped}
@@ -154,9 +154,9 @@ def _drop(partition: Partition, *, is_over: bool) -> Steps[str]:
         if partition.is_detaching:
             yield _ddl(_FINALIZE, partition)
         elif partition.is_attached:
+            yield _ddl(_MARK_TABLE, partition)
             if partition.parent == _FAILED:
                 yield Step(_DELETE_CHECKPOINTS, {"first": partition.begins, "last": partition.ends})
-            yield _ddl(_MARK_TABLE, partition)
             yield _ddl(_DETACH, partition)
         if is_over:
             yield _ddl(_DROP, partition)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -11,7 +11,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from tasuki_mp import Client, JobFilter
+from tasuki_mp.config import Keep
+from tasuki_mp.store.retention import prune
+from tasuki_mp.store.steps import drive
 from tests.support import jobs
+from tests.support.steering import add_day, archive
 
 Conn = psycopg.Connection[Any]
 
@@ -45,6 +49,17 @@ def test_it_cancels_on_a_day_that_has_no_partition_yet(producer: str, conn: Conn
         "SELECT count(DISTINCT relowner) FROM pg_class WHERE relnamespace = 'tasuki'::regnamespace AND relkind IN ('r', 'p')"
     ).fetchone()
     assert owners == (1,), "the new table belongs to whom the others belong to"
+
+
+def test_it_can_t_drop_days_and_then_takes_nothing_away(producer: str, conn: Conn) -> None:
+    day = datetime.now(UTC) - timedelta(days=40)
+    add_day(conn, day)
+    (old,) = archive(conn, 1, status="failed", finished_at=day)
+    conn.execute("INSERT INTO tasuki.checkpoint (job_id, lease_no, state) VALUES (%s, 1, '{}')", (old,))
+    with psycopg.connect(producer, autocommit=True) as mine, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        drive(mine, prune(Keep()))
+    assert conn.execute("SELECT job_id FROM tasuki.checkpoint").fetchall() == [(old,)]
+    assert jobs.status(conn, old) == "failed"
 
 
 def test_it_makes_no_more_than_a_hundred_days_of_partitions(producer: str) -> None:
