@@ -109,22 +109,22 @@ SCENARIOS: list[Scenario] = [
 STATEMENTS: dict[str, tuple[Scenario, str, str, str]] = {
     "finish without the fence": (
         an_outcome_after_a_rescue,
-        "_FINISH",
+        "FINISH",
         "and j.lease_no = item.lease_no and j.owner = %(owner)s",
         "and %(owner)s::uuid is not null",
     ),
-    "finish fenced by the owner only": (an_outcome_of_an_older_lease, "_FINISH", "and j.lease_no = item.lease_no", ""),
+    "finish fenced by the owner only": (an_outcome_of_an_older_lease, "FINISH", "and j.lease_no = item.lease_no", ""),
     "finish fenced by the number only": (
         an_outcome_of_another_s_lease,
-        "_FINISH",
+        "FINISH",
         "and j.owner = %(owner)s",
         "and %(owner)s::uuid is not null",
     ),
-    "lease without a new number": (a_retry_sent_twice, "_LEASE", "lease_no = j.lease_no + 1,", ""),
+    "lease without a new number": (a_retry_sent_twice, "LEASE", "lease_no = j.lease_no + 1,", ""),
     "rescue without a new number": (an_outcome_after_a_rescue, "_RESCUE", "lease_no = j.lease_no + 1,", ""),
     "finish that does not look for a cancel request": (
         a_cancel_request_and_a_retry,
-        "_FINISH",
+        "FINISH",
         "job.cancel_requested_at is not null",
         "false",
     ),
