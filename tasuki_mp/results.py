@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -31,6 +31,8 @@ PATIENCE: Final = 0.1
 """The pause from which on it is worth while to register."""
 MOST_LISTENERS: Final = 2
 """Of a client's connections; who waits beyond them looks only."""
+OUTAGE: Final = 30.0
+"""Seconds for which the database may be away, as it is while it restarts."""
 KEEP_EVERY: Final = 30.0
 """Seconds; a registration holds for a minute."""
 
@@ -52,25 +54,41 @@ class Ear(NamedTuple):
 
 def wait(client: Client, job_id: int, timeout: float | None, kind: Any) -> Any:
     """What the job's handler returned. Raises as `JobHandle.result` says."""
-    began = time.monotonic()
+    began = heard_at = time.monotonic()
     pause = FIRST_PAUSE
     ear: Ear | None = None
-    with ExitStack() as stack:
+    may_listen = True
+    with ExitStack() as ears:
         while True:
-            with client.connection(None) as connection, explained():
-                row = cursor(connection).execute(_LOOK, {"id": job_id}).fetchone()
-            if (done := _outcome(job_id, row, kind)) is not None:
-                return done[0]
+            try:
+                with client.connection(None) as connection, explained():
+                    row = cursor(connection).execute(_LOOK, {"id": job_id}).fetchone()
+            except DatabaseError as error:
+                if not _is_away(error) or time.monotonic() - heard_at > OUTAGE:
+                    raise
+            else:
+                heard_at = time.monotonic()
+                if (done := _outcome(job_id, row, kind)) is not None:
+                    return done[0]
             left = _left(job_id, began, timeout)
-            if ear is None and pause >= PATIENCE and client.ears.acquire(blocking=False):
-                stack.callback(client.ears.release)
-                ear = stack.enter_context(_listening(client, job_id))
+            if ear is None and may_listen and pause >= PATIENCE and client.ears.acquire(blocking=False):
+                ears.callback(client.ears.release)
+                try:
+                    ear = ears.enter_context(_listening(client, job_id))
+                except DatabaseError as error:
+                    if not _is_away(error):
+                        raise
+                else:
+                    may_listen = ear is not None
                 if ear is not None:
                     continue
+                ears.close()
             if ear is None:
                 threading.Event().wait(min(pause, left))
             else:
                 ear = _hear(ear, job_id, min(LONGEST_PAUSE, left))
+                if ear is None:
+                    ears.close()
             pause = min(LONGEST_PAUSE, pause * 1.5)
 
 
@@ -91,7 +109,7 @@ def _listening(client: Client, job_id: int) -> Iterator[Ear | None]:
         try:
             yield ear
         finally:
-            if not connection.broken and not connection.closed:
+            with suppress(psycopg.OperationalError):  # lost: nobody listens any more, and the row will expire
                 connection.execute(_UNLISTEN)
                 if ear is not None:
                     cursor(connection).execute(_REMOVE, {"waiter": ear.waiter})
@@ -115,26 +133,42 @@ def _hear(ear: Ear, job_id: int, seconds: float) -> Ear | None:
 
 async def wait_async(client: AsyncClient, job_id: int, timeout: float | None, kind: Any) -> Any:
     """The same as `wait`, for asyncio."""
-    began = time.monotonic()
+    began = heard_at = time.monotonic()
     pause = FIRST_PAUSE
     ear: Ear | None = None
-    async with AsyncExitStack() as stack:
+    may_listen = True
+    async with AsyncExitStack() as ears:
         while True:
-            async with client.connection(None) as connection:
-                with explained():
-                    row = await (await cursor_async(connection).execute(_LOOK, {"id": job_id})).fetchone()
-            if (done := _outcome(job_id, row, kind)) is not None:
-                return done[0]
+            try:
+                async with client.connection(None) as connection:
+                    with explained():
+                        row = await (await cursor_async(connection).execute(_LOOK, {"id": job_id})).fetchone()
+            except DatabaseError as error:
+                if not _is_away(error) or time.monotonic() - heard_at > OUTAGE:
+                    raise
+            else:
+                heard_at = time.monotonic()
+                if (done := _outcome(job_id, row, kind)) is not None:
+                    return done[0]
             left = _left(job_id, began, timeout)
-            if ear is None and pause >= PATIENCE and client.ears.acquire(blocking=False):
-                stack.callback(client.ears.release)
-                ear = await stack.enter_async_context(_listening_async(client, job_id))
+            if ear is None and may_listen and pause >= PATIENCE and client.ears.acquire(blocking=False):
+                ears.callback(client.ears.release)
+                try:
+                    ear = await ears.enter_async_context(_listening_async(client, job_id))
+                except DatabaseError as error:
+                    if not _is_away(error):
+                        raise
+                else:
+                    may_listen = ear is not None
                 if ear is not None:
                     continue
+                await ears.aclose()
             if ear is None:
                 await asyncio.sleep(min(pause, left))
             else:
                 ear = await _hear_async(ear, job_id, min(LONGEST_PAUSE, left))
+                if ear is None:
+                    await ears.aclose()
             pause = min(LONGEST_PAUSE, pause * 1.5)
 
 
@@ -154,7 +188,7 @@ async def _listening_async(client: AsyncClient, job_id: int) -> AsyncIterator[Ea
         try:
             yield ear
         finally:
-            if not connection.broken and not connection.closed:
+            with suppress(psycopg.OperationalError):
                 await connection.execute(_UNLISTEN)
                 if ear is not None:
                     await cursor_async(connection).execute(_REMOVE, {"waiter": ear.waiter})
@@ -173,6 +207,12 @@ async def _hear_async(ear: Ear, job_id: int, seconds: float) -> Ear | None:
         return ear._replace(kept_at=time.monotonic())
     except psycopg.OperationalError:
         return None
+
+
+def _is_away(error: DatabaseError) -> bool:
+    """Whether the connection was lost, and another one may do."""
+    cause = error.__cause__
+    return isinstance(cause, psycopg.OperationalError) and (cause.sqlstate or "08")[:2] in {"08", "57"}
 
 
 def _outcome(job_id: int, row: tuple[Any, ...] | None, kind: Any) -> tuple[Any] | None:
