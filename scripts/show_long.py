@@ -17,9 +17,12 @@ from scripts.harness import host
 from scripts.harness.runner import Runner
 from scripts.harness.server import Server
 from scripts.harness.waiting import wait
+from scripts.show_long_app import PIECE
 
 LOST_AT_MOST: Final = 2.0
 """Seconds of work that may have to be done again after one kill."""
+KILLS: Final = 4
+"""Ways that leave no time for a last note."""
 MOVED_WITHIN: Final = 1.0
 """Seconds between the end of a job on a host that is shut down and its beginning on another one."""
 
@@ -104,7 +107,7 @@ class Long:
         wanted = ["crash", "lost", "crash", "release", "memory"]
         self._board.promise("what ended its attempts", ", ".join(wanted), ", ".join(ends), is_kept=ends == wanted)
         self._board.promise("attempts counted (a deploy counts none)", "5", row["attempt"], is_kept=row["attempt"] == 5)
-        used = sum(note.cpu for note in runs.values())
+        used = sum(note.cpu for note in runs.values()) + KILLS * PIECE  # what the killed had not noted yet, at most
         most = self._cpu * 1.01 + len(ways) * LOST_AT_MOST
         self._board.promise(
             f"CPU time of all attempts for {self._cpu:.0f} s of work",
@@ -169,8 +172,9 @@ class Long:
         notes = self._notes.all()
         last = [note for note in notes if note.lease_no == before.lease_no][-1]
         first = next(note for note in notes if note.lease_no > before.lease_no)
-        lost, gap = last.done - first.done, first.at - last.at
-        seen = f"{lost:.2f} s, on again after {gap:.2f} s"
+        # Killed in the middle of a piece, it has lost that too; whoever returns has finished it.
+        lost, gap = last.done - first.done + (0 if self._retired else PIECE), first.at - last.at
+        seen = f"≤ {lost:.2f} s, on again after {gap:.2f} s"
         self._board.promise(f"{what}: work lost", f"≤ {LOST_AT_MOST:g} s", seen, is_kept=lost <= LOST_AT_MOST)
         if self._retired:
             self._retired.clear()

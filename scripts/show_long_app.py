@@ -53,6 +53,7 @@ def grind(seconds: float, folder: Path, ctx: Context) -> float:
                 while len(leaked) * _GULP < _MOST:
                     leaked.append(bytearray(_GULP))
                     leaked[-1][::4096] = b"x" * (_GULP // 4096)
+                    note("gulp")
                 raise MemoryError("nobody stopped it")
     finally:
         os.close(notes)

@@ -40,7 +40,7 @@ class Board:
         try:
             text = payload.encode(state, limit=CHECKPOINT_LIMIT)
         except FlawError as flaw:
-            raise CheckpointError(f"this state can't be kept: at {flaw.path}: {flaw.reason}") from flaw
+            raise CheckpointError(f"this state can't be kept: at {flaw.path}: {flaw.reason}") from None
         version = self.file.write_checkpoint(key, text)
         self._checkpoint = (key, version, text)
         if wait:

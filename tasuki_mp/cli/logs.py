@@ -21,6 +21,8 @@ from tasuki_mp.store.steps import drive
 
 WAIT: Final = 5.0
 """Seconds that a supervisor may wait for more before it answers."""
+TIMEOUT: Final = 5.0
+"""Seconds beyond that until a supervisor counts as silent."""
 AGAIN: Final = 0.3
 """Seconds until the next look at a job that does not run."""
 _LEFT_OUT: Final = re.compile(r"\[(\d+) bytes of output left out\]\n")
@@ -83,13 +85,13 @@ class Follower:
         has_several = job.lease_no > 1
         for attempt in attempts:
             if attempt.lease_no > self._done:
-                self._stored(attempt.lease_no, f"attempt {attempt.attempt}" if has_several else "", attempt.output)
+                self._stored(attempt.lease_no, _heading(attempt.lease_no, attempt.attempt, has_several), attempt.output)
         if job.finished_at is not None:
             if job.lease_no > self._done:
-                self._stored(job.lease_no, f"attempt {job.attempt}" if has_several else "", job.output)
+                self._stored(job.lease_no, _heading(job.lease_no, job.attempt, has_several), job.output)
             return True
         if job.state == "running":
-            return self._running(conn, job, f"attempt {job.attempt}" if has_several else "")
+            return self._running(conn, job, _heading(job.lease_no, job.attempt, has_several))
         if self._is_following:
             self.say(f"job {job.id} is {job.state}")
             threading.Event().wait(AGAIN)
@@ -106,7 +108,7 @@ class Follower:
             self._live, self._at, self._shown = job.lease_no, 0, 0
         wait = WAIT if self._is_following else 0.0
         try:
-            tail = drive(conn, commands.tail(job.id, start=self._at, wait=wait), commits=True)
+            tail = drive(conn, commands.tail(job.id, start=self._at, wait=wait, timeout=TIMEOUT), commits=True)
         except (JobNotRunningError, CommandError, NoAnswerError) as error:
             if not self._is_following:
                 if isinstance(error, JobNotRunningError):
@@ -146,3 +148,7 @@ class Follower:
             click.echo(text, nl=False, color=True)  # or click takes colours out where no terminal reads
         else:
             click.echo(escape(text.replace("\r\n", "\n"), limit=None, keep="\n\t"), nl=False)
+
+
+def _heading(lease_no: int, attempt: int, has_several: bool) -> str:
+    return f"run {lease_no}, attempt {attempt}" if has_several else ""

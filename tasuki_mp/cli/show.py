@@ -21,6 +21,8 @@ from tasuki_mp.store.look import AttemptInfo, JobInfo
 _TEXT_LIMIT: Final = 10_000
 """Characters of a payload, result or output shown to people; `--json` shows all of it."""
 _LAST_LINES: Final = 20
+_CRASH: Final = "Fatal Python error: "
+"""How the interpreter begins to report its own death."""
 _MEANINGS: Final = {
     "retry": "to be tried again",
     "snooze": "put off by the handler",
@@ -106,8 +108,9 @@ def _lines(job: JobInfo, attempts: list[AttemptInfo], now: datetime) -> Iterator
     if job.progress is not None or job.progress_note is not None:
         yield _field("progress", escape(text.progress(job.progress, job.progress_note)))
     if job.checkpoint is not None and job.checkpoint_at is not None:
-        size = text.number(len(job.checkpoint.encode()))
-        yield _field("checkpoint", f"{size} bytes of JSON, {text.instant(job.checkpoint_at, now)}")
+        size = len(job.checkpoint.encode())
+        bytes_of = f"{text.number(size)} {'byte' if size == 1 else 'bytes'} of JSON"
+        yield _field("checkpoint", f"{bytes_of}, {text.instant(job.checkpoint_at, now)}")
     yield _field("payload", _shortened(job.payload))
     if job.result is not None:
         yield _field("result", _shortened(job.result))
@@ -152,6 +155,8 @@ def _ending(label: str, error: str | None, usage: str | None, output: str | None
             yield _field(label, escape(f"{kind}: {message}" if message else str(kind), limit=_TEXT_LIMIT))
             traceback, stack = facts.pop("traceback", ""), facts.pop("stack", "")
             output = output or str(facts.pop("output", ""))
+            if str(traceback).startswith(_CRASH):
+                output = output.partition(_CRASH)[0]  # the rest is shown above
             facts.pop("output", None)
             if facts:
                 yield _PAD + _pairs(facts)

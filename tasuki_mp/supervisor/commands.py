@@ -25,6 +25,8 @@ LOOK_EVERY: Final = 5.0
 BETWEEN_LOOKS: Final = 0.02
 """Seconds between two looks at least: anybody may notify."""
 FORGET_EVERY: Final = 60.0
+FAREWELL_FOR: Final = 1.0
+"""Seconds to tell those whose questions stay unanswered."""
 
 Answer = Callable[[Command], Awaitable[Any]]
 """Returns what JSON can say. Raises CannotAnswerError."""
@@ -52,12 +54,20 @@ class Commands:
         return self._task
 
     async def stop(self) -> None:
-        """Look no more; what is being answered is left unanswered. May be called twice."""
+        """Look no more; who still waits for an answer is told so. May be called twice."""
         if self._task is not None:
             await tasks.end(self._task)
             self._task = None
-        for answering in list(self._answering.values()):
+        unanswered = dict(self._answering)
+        for answering in unanswered.values():
             await tasks.end(answering)
+        if unanswered:
+            farewell = Reply(error="its supervisor has just stopped")
+            try:
+                async with asyncio.timeout(FAREWELL_FOR):
+                    await self._link.call(commands.answer, [(id, farewell) for id in unanswered])
+            except (UnavailableError, psycopg.Error, TimeoutError) as error:
+                _report(error)
 
     def hint(self) -> None:
         """Somebody may have asked something."""

@@ -25,6 +25,7 @@ LAST_WORDS: Final = 2 * 1024
 """Characters of that which a crash's error holds."""
 LONGEST_LINE: Final = 8 * 1024
 CRASH_REPORT: Final = 16 * 1024
+_OURS: Final = "/tasuki_mp/child/"
 _CRASH_HEADER: Final = b"Fatal Python error: "
 _PUNCH_EVERY: Final = 1024 * 1024
 _PUNCH_HOLE_KEEP_SIZE: Final = 0x03
@@ -149,6 +150,19 @@ class Echo:
             size = ctypes.c_long(end - self._punched)
             _libc.fallocate(self._fd, _PUNCH_HOLE_KEEP_SIZE, ctypes.c_long(self._punched), size)
             self._punched = end
+
+
+def users_part(report: str) -> str:
+    """The report of a crash without what called the handler, which is ours and the same each time."""
+    kept: list[str] = []
+    has_frames = is_ours = False
+    for line in report.splitlines(keepends=True):
+        is_frame = line.startswith("  File ")
+        is_ours = is_frame and (is_ours or (has_frames and _OURS in line))
+        has_frames = is_frame and (has_frames or _OURS not in line)
+        if not is_ours:
+            kept.append(line)
+    return "".join(kept)
 
 
 def last_words(output: str, report: str) -> str:

@@ -22,7 +22,7 @@ from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
 from tasuki_mp.supervisor import clock, signals, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Child, Death, Key
-from tasuki_mp.supervisor.echo import Echo, Piece, ShowLine, last_words
+from tasuki_mp.supervisor.echo import Echo, Piece, ShowLine, last_words, users_part
 from tasuki_mp.supervisor.hooks import Hooks
 
 DISMISS_FOR: Final = 5.0
@@ -436,7 +436,7 @@ def _died_of(death: Death, report: str, output: str) -> ErrorInfo:
         kind=ErrorKind.CRASH,
         type="ChildDied",
         message=f"the child process was {death}" if death.signal else f"the child process {death}",
-        traceback=storable(report),
+        traceback=storable(users_part(report)),
         output=last_words(output, report),
         signal=death.signal,
         exit_code=death.exit_code,

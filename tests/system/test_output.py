@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.support import invariants, jobs, outages
 from tests.support.door import Door
 from tests.support.hooked import Supervised
 from tests.support.program import Program
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_for_row, wait_until
 
 Tasuki = Callable[..., Any]
 Conn = psycopg.Connection[Any]
@@ -112,7 +113,7 @@ def test_logs_shows_every_attempt_and_what_runs_from_its_host(dsn: str, conn: Co
         ended = tasuki("logs", job_id, "--dsn", dsn)
         assert (ended.out, ended.err) == (
             written("one\\x1b[2J") + written("two"),
-            "── attempt 1 ──\n── attempt 2 ──\n",
+            "── run 1, attempt 1 ──\n── run 2, attempt 2 ──\n",
         )
         second.tell("return done")
         jobs.wait_final(conn, job_id)
@@ -140,3 +141,29 @@ def test_logs_follows_a_job_to_its_end_and_says_everything_once(dsn: str, conn: 
             assert follower.further_lines() == (written("three") + written("four")).splitlines()
             assert follower.wait() == 0
         assert supervised.stop() == 0
+
+
+def test_logs_follows_a_job_that_a_deploy_moves_to_another_supervisor(dsn: str, conn: Conn) -> None:
+    with Door() as door:
+        job_id = add(conn, door)
+        with Supervised(dsn, app=APP) as old:
+            first = door.visitor()
+            first.ask("print one")
+            with Program(
+                *("-m", "tasuki_mp", "logs", "-f", str(job_id)), env={"TASUKI_DSN": dsn}, stderr=subprocess.STDOUT
+            ) as follower:
+                assert [follower.line() for _ in range(3)] == written("one").splitlines()
+                # It waits there for more, and is told that nothing will come.
+                wait_for_row(conn, "SELECT 1 FROM tasuki.command WHERE kind = 'logs' AND reply IS NULL")
+                old.signal(signal.SIGTERM)
+                first.tell("snooze")
+                assert old.wait() == 0
+                with Supervised(dsn, app=APP) as new:
+                    second = door.visitor()
+                    second.ask("print two")
+                    second.tell("return done")
+                    lines = follower.further_lines()
+                    assert follower.wait() == 0
+                    assert new.stop() == 0
+    assert lines[-4:] == ["── run 2, attempt 1 ──", *written("two").splitlines()]
+    assert not any("has not answered" in line for line in lines), lines

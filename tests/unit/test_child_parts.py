@@ -13,7 +13,7 @@ from tasuki_mp.child.tidy import FEW, Leak, has_children
 from tasuki_mp.errors import PayloadError, ResultError
 from tasuki_mp.job import Lease
 from tasuki_mp.outcome import ErrorInfo, ErrorKind
-from tasuki_mp.supervisor.echo import READ_AT_ONCE, STORED, Echo, Piece
+from tasuki_mp.supervisor.echo import READ_AT_ONCE, STORED, Echo, Piece, users_part
 
 
 class TwoArgumentsError(Exception):
@@ -241,3 +241,23 @@ def test_what_a_child_wrote_before_it_was_ready_is_no_jobs(output: int) -> None:
     os.write(output, b"mine\n")
     assert reader.job_done(job(1), os.fstat(output).st_size) == "mine\n"
     assert shown == [(None, "eager"), (1, "mine")]
+
+
+def test_the_report_of_a_crash_is_that_of_the_users_frames() -> None:
+    report = (
+        "Fatal Python error: Aborted\n\n"
+        "Thread 0x1 (most recent call first):\n"
+        '  File "/usr/lib/python3/threading.py", line 1 in wait\n\n'
+        "Current thread 0x2 (most recent call first):\n"
+        '  File "/app/jobs.py", line 7 in deep\n'
+        '  File "/app/jobs.py", line 3 in handler\n'
+        '  File "/lib/tasuki_mp/child/main.py", line 2 in _call\n'
+        '  File "/usr/lib/python3/multiprocessing/spawn.py", line 1 in main\n\n'
+        "Extension modules: x\n"
+    )
+    kept = [line for line in report.splitlines(keepends=True) if "_call" not in line and "in main" not in line]
+    assert users_part(report) == "".join(kept)
+    ours = (
+        'Current thread:\n  File "/lib/tasuki_mp/child/main.py", line 2 in serve\n  File "/lib/x.py", line 1 in main\n'
+    )
+    assert users_part(ours) == ours, "between two jobs there is nothing else"
