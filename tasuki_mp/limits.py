@@ -136,13 +136,13 @@ def parse_size(value: object) -> int:
 
 
 def size(count: int) -> str:
-    """Bytes for people: `1.5 GiB`."""
-    amount, unit = float(count), "bytes"
+    """`512 B`, `1.5 KiB`, `20 MiB`, `3.2 GiB`."""
+    value, unit = float(count), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if amount < 1024:
+        if value < 1000:
             break
-        amount, unit = amount / 1024, larger
-    return f"{amount:.0f} {unit}" if amount >= 100 or unit == "bytes" else f"{amount:.1f} {unit}"
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 9.95 else f"{value:.1f} {unit}"
 
 
 def parse_change(value: object, what: str) -> Change:

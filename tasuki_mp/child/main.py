@@ -191,7 +191,7 @@ class Child:
         joblog.end(bound)
         page[wire.PAGE_IN_HANDLER] = 0
         ended = time.clock_gettime_ns(_CLOCK)
-        used = self._meter.stop()
+        used = self._meter.stop(ended)
         if job.handler not in self._seen:
             self._seen.add(job.handler)
             self._tidiness.rebase()

@@ -13,7 +13,6 @@ import msgspec
 from tasuki_mp.cli import text
 from tasuki_mp.cli.database import database_options, open_connection, say_which
 from tasuki_mp.errors import TasukiError
-from tasuki_mp.limits import size
 from tasuki_mp.logs import escape
 from tasuki_mp.store import look
 from tasuki_mp.store.look import AttemptInfo, JobInfo
@@ -192,7 +191,7 @@ def _pair(name: str, value: Any) -> str:
     if name.endswith("seconds") and isinstance(value, int | float):
         return f"{name.removesuffix('seconds').rstrip('_') or 'ran'} {text.duration(value)}"
     if name == "memory_peak" and isinstance(value, int):
-        return f"memory peak {size(value)}"
+        return f"memory peak {text.size(value)}"
     return f"{name.replace('_', ' ')} {value}"
 
 

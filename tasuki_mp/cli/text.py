@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from tasuki_mp import limits
 from tasuki_mp.logs import UNSAFE, escape
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ GAP: Final = 2
 LEAST: Final = 6
 """Columns of a screen that a column of a table keeps at least."""
 
+size: Final = limits.size
 Align = Literal["left", "right"]
 Style = Literal["", "bold", "dim", "red", "yellow", "green"]
 
@@ -120,16 +122,6 @@ def one_line(words: str) -> str:
 def number(value: int) -> str:
     """`1,234`."""
     return f"{value:,}"
-
-
-def size(count: int) -> str:
-    """`512 B`, `1.5 KiB`, `20 MiB`, `3.2 GiB`."""
-    value, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1000:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 9.95 else f"{value:.1f} {unit}"
 
 
 def duration(seconds: float) -> str:

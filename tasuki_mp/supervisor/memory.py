@@ -43,6 +43,7 @@ class Memory:
         stop: Stop,
         run: Run,
         probe: Probe | None = None,
+        kills: OomKills | None = None,
     ) -> None:
         probe = probe or Probe()
         self.host = Host(probe, limit=limit, ceilings=ceilings(), stop=stop, run=run)
@@ -53,7 +54,7 @@ class Memory:
         dispatcher.memory.used_of = self.sampler.used_now
         self._dispatcher = dispatcher
         self._recycling = recycling
-        self._kills = OomKills()
+        self._kills = kills or OomKills()
         self._looked_at = 0.0
 
     def meet(self, child: Child, *, forkserver: int) -> None:

@@ -1,0 +1,139 @@
+"""When a child is replaced for what its jobs left or used, and what is said of a child that somebody killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tasuki_mp import wire
+from tasuki_mp.child.meter import RESET_EVERY_NS, Meter
+from tasuki_mp.child.tidy import GROWN, PROBES_IN_A_ROW, Growth
+from tasuki_mp.limits import NONE
+from tasuki_mp.memory import OomKills
+from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Killed
+from tasuki_mp.supervisor.admission import Admission
+from tasuki_mp.supervisor.memory import Memory
+from tasuki_mp.supervisor.recycle import Recycling, almost_full, too_full
+from tests.unit.test_cores import machine
+
+MIB = 1 << 20
+
+
+def test_after_so_many_jobs_or_seconds() -> None:
+    both = Recycling(max_jobs=10, max_age=100.0)
+    assert both.reason(jobs=9, age=89.0, spread=1.0) == ""
+    assert both.reason(jobs=10, age=0.0, spread=0.0) == "it has run 10 jobs"
+    assert both.reason(jobs=0, age=91.0, spread=1.0) == "it is 91 s old", "not all at the same moment"
+    assert both.reason(jobs=0, age=91.0, spread=0.0) == ""
+    assert Recycling().reason(jobs=10**9, age=1e9, spread=1.0) == ""
+
+
+def test_after_and_before_jobs_that_could_not_have_more() -> None:
+    assert almost_full(79, 100) == almost_full(None, 100) == almost_full(79, None) == ""
+    assert almost_full(80 * MIB, 100 * MIB) == "its job took 80 MiB of its limit of 100 MiB"
+    assert too_full(79, 100) == ""
+    assert too_full(80 * MIB, 100 * MIB) == "it holds 80 MiB, and the next job may take 100 MiB"
+
+
+def test_twice_as_large_at_several_looks_is_growth() -> None:
+    growth = Growth()
+    small = 50 * MIB
+    large = small + GROWN + 1
+    looks = [small, large, small, *[large] * PROBES_IN_A_ROW]
+    assert [growth.look(size) for size in looks] == [""] * (len(looks) - 1) + [f"grew by {GROWN // MIB} MiB"]
+    growth.rebase()
+    assert [growth.look(large) for _ in range(5)] == [""] * 5, "what a first run has loaded is no growth"
+    big = 1000 * MIB
+    growth.rebase()
+    assert [growth.look(size) for size in [big, *[big + 500 * MIB] * 5]] == [""] * 6
+
+
+def test_the_meter_counts_this_job_alone() -> None:
+    page = [0] * wire.PAGE_WORDS
+    meter = Meter(page)
+    meter.start()
+    kept = b"x" * (200 * MIB)
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.2: pass"], check=True)
+    first = meter.stop(time.monotonic_ns())
+    assert first.user_us + first.system_us > 190_000, "a subprocess counts"
+    assert first.peak is not None
+    assert 200 * MIB <= first.peak < 400 * MIB
+    assert first.held >= 190 * MIB
+    del kept
+    meter.start()
+    assert page[wire.PAGE_USER] + page[wire.PAGE_SYSTEM] >= first.user_us + first.system_us
+    second = meter.stop(time.monotonic_ns() + RESET_EVERY_NS)
+    assert second.user_us + second.system_us < 150_000
+    meter.start()
+    kept = b"x" * (20 * MIB)
+    third = meter.stop(time.monotonic_ns())
+    assert third.peak is not None
+    assert third.peak < 100 * MIB, "the peak of an earlier job is not its own"
+    assert len(kept) == 20 * MIB
+
+
+# ── deaths ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(eq=False)
+class FakeChild:
+    is_killed: bool
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Path:
+    mountinfo = "31 23 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw"
+    machine(tmp_path, cgroup="0::/a", mountinfo=mountinfo, files={"sys/fs/cgroup/a/memory.events": "oom_kill 3"})
+    return tmp_path
+
+
+def died(root: Path, *, signal: str = "SIGKILL", is_killed: bool = False, kills: int = 0) -> Died | Killed:
+    """How a death is told after that many kills by the kernel."""
+    dispatcher = SimpleNamespace(slots=[], limits_of=lambda _: NONE, memory=Admission([], lambda _: NONE))
+    memory = Memory(
+        cast("Any", dispatcher),
+        limit=1 << 30,
+        recycling=Recycling(),
+        stop=lambda *_: None,
+        run=lambda _: None,
+        kills=OomKills(root=root),
+    )
+    counter = root / "sys/fs/cgroup/a/memory.events"
+    if counter.exists():
+        counter.write_text(f"oom_kill {3 + kills}\n")
+    child, lease = FakeChild(is_killed), SimpleNamespace(key=(1, 1))
+    error = ErrorInfo(
+        kind=ErrorKind.CRASH, type="ChildDied", message=f"the child process was killed by {signal}", signal=signal
+    )
+    outcome, _ = memory.explain(cast("Any", child), cast("Any", lease), Died(error))
+    assert isinstance(outcome, Died | Killed)
+    return outcome
+
+
+def test_the_kernels_oom_killer_is_named(events: Path) -> None:
+    outcome = died(events, kills=1)
+    assert isinstance(outcome, Killed)
+    assert (outcome.error.kind, outcome.error.type, outcome.error.signal) == ("memory", "OomKilled", "SIGKILL")
+
+
+def test_a_kill_that_the_kernel_does_not_count_is_somebody_elses(events: Path, tmp_path: Path) -> None:
+    outcome = died(events)
+    assert isinstance(outcome, Died)
+    assert "by somebody else; the kernel counts no OOM kill" in outcome.error.message
+    nowhere = died(tmp_path / "nothing")
+    assert isinstance(nowhere, Died)
+    assert "maybe the kernel's OOM killer" in nowhere.error.message
+
+
+@pytest.mark.parametrize("facts", [{"signal": "SIGSEGV"}, {"is_killed": True}])
+def test_other_deaths_are_not_the_oom_killers(events: Path, facts: dict[str, Any]) -> None:
+    outcome = died(events, kills=1, **facts)
+    assert isinstance(outcome, Died)
+    assert outcome.error.message.endswith(facts.get("signal", "SIGKILL"))
