@@ -5,6 +5,9 @@
     python -m scripts.show limits    a queue with limits under eight supervisors
     python -m scripts.show misbehaving   twenty handlers that nobody should write, beside innocent jobs
     python -m scripts.show long      a job of ten minutes of CPU time (--cpu SECONDS) that is killed in five ways
+    python -m scripts.show threads   matrices multiplied in two processes, with a budget of threads and without
+    python -m scripts.show preload   eight children that share a table of 200 MB
+    python -m scripts.show clean     what it costs to clean up a child after each job
     python -m scripts.show ticks     fifty schedules at each second, four supervisors killed at random (--seconds N)
 
 Prints what was measured; exit code 1 if a promise was broken.
@@ -35,11 +38,13 @@ from scripts.harness import host, journal
 from scripts.harness.runner import Runner
 from scripts.harness.server import Server, scratch_server
 from scripts.harness.waiting import wait
+from scripts.show_cores import clean, preload, threads
 from scripts.show_limits import limits
 from scripts.show_long import Long
 from scripts.show_misbehaving import misbehaving
 from scripts.show_ticks import SECONDS, ticks
 
+CHOICES = ["clean", "crashes", "limits", "long", "misbehaving", "orphans", "preload", "threads", "ticks"]
 LEASE = 5.0
 PILLS = 5
 STEPS = 195
@@ -268,7 +273,7 @@ def long(board: Board, *, cpu: float) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.show", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["crashes", "limits", "long", "misbehaving", "orphans", "ticks"])
+    parser.add_argument("what", choices=CHOICES)
     parser.add_argument("--cpu", type=float, default=600.0, metavar="SECONDS", help="CPU time of the long job  [600]")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"how long the schedules tick  [{SECONDS:g}]")
     given = parser.parse_args()
@@ -276,6 +281,9 @@ def main() -> int:
         "crashes": crashes,
         "orphans": orphans,
         "long": partial(long, cpu=given.cpu),
+        "threads": _said_by(threads),
+        "preload": _said_by(preload),
+        "clean": _said_by(clean),
         "limits": _said_by(limits),
         "misbehaving": _said_by(misbehaving),
         "ticks": _said_by(partial(ticks, seconds=given.seconds)),
