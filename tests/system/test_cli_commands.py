@@ -297,7 +297,7 @@ def test_show_every_attempt(tasuki: Tasuki, dsn: str, conn: Connection) -> None:
     assert re.findall(r"^attempt (\d)  (.*)$", shown, re.MULTILINE) == [
         ("1", "to be tried again"),
         ("2", "put off by the handler"),
-        ("3", "given back"),
+        ("3", "interrupted and given back"),
         ("4", "taken back from a supervisor that fell silent"),
         ("5", "to be tried again"),
     ]

@@ -20,7 +20,7 @@ MonkeyPatch = pytest.MonkeyPatch
 def test_finish_and_a_cancel_request(dsn: str, conn: Conn, one: Holder, monkeypatch: MonkeyPatch) -> None:
     retried, completed = jobs.fill(conn, 2)
     leases = one.lease(2)
-    with gated(dsn, monkeypatch, "_FINISH") as gate:
+    with gated(dsn, monkeypatch, "FINISH") as gate:
         answers = gate.run(lambda: one.finish(item(leases[0], "retry"), item(leases[1], "completed")))
         assert [jobs.cancel(conn, retried), jobs.cancel(conn, completed)] == ["requested", "requested"]
         gate.open()
@@ -35,7 +35,7 @@ def test_finish_and_a_cancel_request(dsn: str, conn: Conn, one: Holder, monkeypa
 def test_finish_and_a_heartbeat(dsn: str, conn: Conn, one: Holder, monkeypatch: MonkeyPatch, kind: Any) -> None:
     jobs.fill(conn, 1)
     lease = one.lease_one()
-    with gated(dsn, monkeypatch, "_FINISH") as gate:
+    with gated(dsn, monkeypatch, "FINISH") as gate:
         answer = gate.run(lambda: one.end(lease, kind))
         assert one.beat(lease) == ["held"]
         gate.open()
@@ -51,7 +51,7 @@ def test_finish_and_a_rescue(
     jobs.fill(conn, 1)
     lease = one.lease_one()
     jobs.expire(conn, lease.id)
-    with gated(dsn, monkeypatch, "_FINISH") as gate:
+    with gated(dsn, monkeypatch, "FINISH") as gate:
         answer = gate.run(lambda: one.end(lease, kind))
         assert two.rescue(one.owner) == ["pending"]
         again = two.lease_one()
@@ -67,7 +67,7 @@ def test_finish_and_the_same_finish_from_a_connection_given_up(
     jobs.fill(conn, 2)
     leases = one.lease(2)
     items = [item(leases[0], "completed"), item(leases[1], "retry", delay=60.0)]
-    with gated(dsn, monkeypatch, "_FINISH") as gate:
+    with gated(dsn, monkeypatch, "FINISH") as gate:
         # The reply is long in coming, so the outbox sends it again over another connection; then the first goes through.
         first = gate.run(lambda: one.finish(*items))
         monkeypatch.undo()
@@ -172,7 +172,7 @@ def test_two_rescues(dsn: str, conn: Conn, one: Holder, two: Holder, monkeypatch
 
 def test_two_leases(dsn: str, conn: Conn, one: Holder, two: Holder, monkeypatch: MonkeyPatch) -> None:
     ids = jobs.fill(conn, 4)
-    with gated(dsn, monkeypatch, "_LEASE") as gate:
+    with gated(dsn, monkeypatch, "LEASE") as gate:
         first = gate.run(lambda: one.lease(4))
         monkeypatch.undo()
         taken = two.lease(2)
@@ -183,7 +183,7 @@ def test_two_leases(dsn: str, conn: Conn, one: Holder, two: Holder, monkeypatch:
 
 def test_lease_and_a_cancel(dsn: str, conn: Conn, one: Holder, monkeypatch: MonkeyPatch) -> None:
     canceled, left = jobs.fill(conn, 2)
-    with gated(dsn, monkeypatch, "_LEASE") as gate:
+    with gated(dsn, monkeypatch, "LEASE") as gate:
         taken = gate.run(lambda: one.lease(2))
         assert jobs.cancel(conn, canceled) == "canceled"
         gate.open()
@@ -196,7 +196,7 @@ def test_lease_and_a_job_that_went_round_meanwhile(
 ) -> None:
     """The row is pending on the snapshot and pending at the lock, but it is another version: a retry that waits."""
     jobs.fill(conn, 1)
-    with gated(dsn, monkeypatch, "_LEASE") as gate:
+    with gated(dsn, monkeypatch, "LEASE") as gate:
         taken = gate.run(lambda: one.lease(1))
         monkeypatch.undo()
         two.end(two.lease_one(), "retry", delay=3600.0)
@@ -208,7 +208,7 @@ def test_lease_and_a_release_meanwhile(
     dsn: str, conn: Conn, one: Holder, two: Holder, monkeypatch: MonkeyPatch
 ) -> None:
     (job_id,) = jobs.fill(conn, 1)
-    with gated(dsn, monkeypatch, "_LEASE") as gate:
+    with gated(dsn, monkeypatch, "LEASE") as gate:
         taken = gate.run(lambda: one.lease(1))
         monkeypatch.undo()
         two.end(two.lease_one(), "release")
@@ -235,7 +235,7 @@ def test_a_lease_that_commits_after_its_reply_was_given_up_is_released(
     dsn: str, conn: Conn, one: Holder, two: Holder, monkeypatch: MonkeyPatch
 ) -> None:
     (job_id,) = jobs.fill(conn, 1)
-    with gated(dsn, monkeypatch, "_LEASE") as gate:
+    with gated(dsn, monkeypatch, "LEASE") as gate:
         orphan = gate.run(lambda: one.lease(1))
         two.owner = one.owner  # the same supervisor, reconnected
         assert two.release_unknown() == 0, "once is not enough"
