@@ -47,14 +47,16 @@ def test_a_connection_is_cut_while_it_is_made(stage: Scene, application: str) ->
 
 
 def test_leases_whose_reply_was_lost_are_given_back(stage: Scene) -> None:
-    armed = stage.proxy.arm(Fault(application="lease", direction="to client", tag="D"))
-
-    ids = stage.play()
-
-    assert armed.message
-    stage.supervised.event("unknown leases given back")
-    kinds = {attempt["kind"] for job_id in ids for attempt in jobs.history(stage.conn, job_id)}
+    kinds: set[str] = set()
+    for _ in range(10):  # what is lost may be the answer to another question on that connection
+        armed = stage.proxy.arm(Fault(application="lease", direction="to client", tag="D"))
+        ids = stage.play()
+        assert armed.message
+        kinds = {attempt["kind"] for job_id in ids for attempt in jobs.history(stage.conn, job_id)}
+        if "release" in kinds:
+            break
     assert "release" in kinds
+    stage.supervised.event("unknown leases given back")
 
 
 def test_outcomes_whose_reply_was_lost_are_found_to_be_written(stage: Scene) -> None:
