@@ -13,7 +13,7 @@ from typing import Any, Final
 import psycopg
 
 from scripts import show_app as jobs
-from scripts.harness import host
+from scripts.harness import host, journal
 from scripts.harness.runner import Runner
 from scripts.harness.server import scratch_server
 from scripts.harness.waiting import wait
@@ -54,6 +54,7 @@ def _run(
                 dsn=dsn,
                 log=folder / f"log-{is_limited}-{number}",
                 tag=tag,
+                env=journal.environment(folder / "journal", f"supervisor-{number}"),
             )
             stack.enter_context(contextlib.closing(runner))
         sampled, sampled_key = 0, 0

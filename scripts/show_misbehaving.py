@@ -110,6 +110,8 @@ def _whole_after(runner: Runner, job_id: int) -> float | None:
             slot = event["slot"]
         elif event.get("job") == job_id and str(name) in ("job failed", "job completed"):
             ended = _time(event)
+            # Whoever was killed for its limits leaves no child behind.
+            needs = needs or event.get("kind") in ("timeout", "memory")
         elif slot is not None and event.get("slot") == slot:
             if name in ("child died", "child is replaced", "child is killed"):
                 needs = True
