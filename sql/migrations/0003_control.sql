@@ -47,12 +47,16 @@ create table tasuki.command (
 );
 create index command_owner on tasuki.command (owner) where reply is null;
 
--- The functions of 0002 know of limits from here on.
+-- The functions of 0002, with what jobs have from this migration and those that follow it on; what they name is looked up
+-- when they are called.
 drop function tasuki.enqueue(text, jsonb, text, integer, integer, timestamptz);
 
 -- Adds a job, in the caller's transaction, and returns its id. What is null is taken from the handler, as the newest
 -- release that ran here declared it. A name that no release ever had is an error, unless the queue is given. `limits` are
--- the job's own: timeout and soft_timeout in seconds, memory in bytes, cpus in units.
+-- the job's own: timeout and soft_timeout in seconds, memory in bytes, cpus in units. `key` is
+-- what its queue may limit by. `unique_key` (within the handler) makes it the only one while it lives, or for `unique_for`
+-- from now; if there is one already that job's id is returned (skip), its values are replaced while it is pending
+-- (replace), or that is an error (raise).
 create function tasuki.enqueue(
   handler text,
   payload jsonb default '{}',
@@ -60,7 +64,11 @@ create function tasuki.enqueue(
   priority integer default null,
   max_attempts integer default null,
   scheduled_at timestamptz default null,
-  limits jsonb default null
+  limits jsonb default null,
+  key text default null,
+  unique_key text default null,
+  unique_for interval default null,
+  on_conflict text default 'skip'
 ) returns bigint
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -70,6 +78,7 @@ declare
   wait_under text;
   size integer;
   unfit text;
+  came_of text;
   job_id bigint;
 begin
   if enqueue.handler is null then
@@ -116,17 +125,21 @@ begin
   end if;
   wait_under := coalesce(enqueue.queue, declared.queue);
 
-  insert into tasuki.job as j (queue, handler, payload, priority, max_attempts, scheduled_at, limits)
-  values (
-    wait_under,
-    enqueue.handler,
-    enqueue.payload,
-    coalesce(enqueue.priority, declared.priority, 2),
-    coalesce(enqueue.max_attempts, declared.max_attempts, 5),
-    coalesce(enqueue.scheduled_at, clock_timestamp()),
-    nullif(enqueue.limits, '{}')
-  )
-  returning j.id into job_id;
+  if enqueue.on_conflict not in ('skip', 'replace', 'raise') then
+    raise exception 'on_conflict is skip, replace or raise, not "%"', enqueue.on_conflict
+      using errcode = 'invalid_parameter_value';
+  end if;
+  select k.job_id, k.outcome into job_id, came_of
+  from tasuki.enqueue_keyed(
+    array[null::bigint], array[wait_under], array[enqueue.handler], array[enqueue.payload],
+    array[coalesce(enqueue.priority, declared.priority, 2)]::smallint[],
+    array[coalesce(enqueue.max_attempts, declared.max_attempts, 5)], array[enqueue.scheduled_at],
+    array[nullif(enqueue.limits, '{}')], array[enqueue.key], array[enqueue.handler || ':' || enqueue.unique_key],
+    array[extract(epoch from enqueue.unique_for)::float8], array[enqueue.on_conflict]
+  ) as k;
+  if came_of = 'conflict' then
+    raise exception 'job % has the unique key "%" already', job_id, enqueue.unique_key using errcode = 'unique_violation';
+  end if;
 
   -- Postgres sends equal notifications of one transaction once.
   if enqueue.scheduled_at is null or enqueue.scheduled_at <= clock_timestamp() then
@@ -164,12 +177,13 @@ begin
     begin
       insert into tasuki.job_archive (
         id, handler, queue, status, payload, attempt, max_attempts, crashes, priority, error,
-        created_at, scheduled_at, finished_at, lease_no, owner, limits
+        created_at, scheduled_at, finished_at, lease_no, owner, limits, key, unique_key, retry_of, batch_id
       )
       values (
         job.id, job.handler, job.queue, 'canceled', job.payload, job.attempt, job.max_attempts, job.crashes, job.priority,
         '{"kind": "canceled", "type": "Canceled", "message": "canceled on request while it was pending"}',
-        job.created_at, job.scheduled_at, clock_timestamp(), job.lease_no, null, job.limits
+        job.created_at, job.scheduled_at, clock_timestamp(), job.lease_no, null, job.limits,
+        job.key, job.unique_key, job.retry_of, job.batch_id
       );
       exit;
     exception when check_violation then

@@ -18,7 +18,9 @@ create function tasuki.fits(handler text, limits jsonb, handlers text[], larger 
       )
   end;
 
--- As before, and it knows how much room there is. Supervisors of the release before this one use the other.
+-- Leases from a queue that has limits; the columns are those of lease.sql. One supervisor at a time: the queue's row is
+-- locked, and each statement here sees all that was committed before. Whoever finds it locked goes away with nothing. A due
+-- job whose key runs as often as it may is held back until one of them stops.
 create function tasuki.lease_limited(
   queue text, handlers text[], larger jsonb, host jsonb, owner uuid, lease_for float8, most integer,
   now timestamptz default null
