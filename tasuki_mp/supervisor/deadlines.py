@@ -107,9 +107,7 @@ class Deadlines:
 
     def _look(self, watch: _Watch) -> None:
         if watch.key not in watch.child.inflight:
-            if self._watches.get(watch.key) is watch:
-                del self._watches[watch.key]  # taken back, and not dispatched again
-            return
+            return  # its child is dead, and how it ended is about to be told; or it was taken back
         entered, limit, now = watch.child.entered_at(watch.key), watch.next_limit(), clock.now()
         if entered is None or limit is None or now < entered + limit:
             self._set_timer(watch)

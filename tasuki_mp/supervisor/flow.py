@@ -279,6 +279,7 @@ class Flow:
     def _drop(self, key: Key) -> None:
         """This lease is not ours any more: stop its job and forget whatever comes of it."""
         self.stopping.drop(key)
+        self.deadlines.forget(key)
         self.book.remove(key)
 
     def _watch(self, slot: Slot, child: Child, lease: Lease, limits: Limits) -> None:

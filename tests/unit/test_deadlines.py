@@ -19,7 +19,8 @@ class Lease:
 class Child:
     """One whose job never starts."""
 
-    inflight = (Lease.key,)
+    def __init__(self) -> None:
+        self.inflight = [Lease.key]
 
     def entered_at(self, key: tuple[int, int]) -> float | None:
         return None
@@ -58,3 +59,19 @@ def test_a_death_by_the_kernels_timer_is_a_timeout() -> None:
 )
 def test_everything_else_stays_what_it_is(outcome: Outcome, ran_for: float, limits: Limits) -> None:
     assert ended(outcome, ran_for=ran_for, limits=limits) == outcome
+
+
+def test_a_deadline_that_passes_between_a_death_and_its_telling_is_still_known() -> None:
+    """As for a supervisor that was frozen: it wakes with a dead child and a timer that is due, in whatever order."""
+
+    async def end() -> Outcome:
+        deadlines = Deadlines(cast("Any", None))
+        child = Child()
+        deadlines.dispatched(cast("Any", None), cast("Any", child), cast("Any", Lease()), Limits(timeout=0.001))
+        child.inflight.clear()  # the slot has seen that its process is gone, and asks how it ended
+        rung = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.002, rung.set)
+        await rung.wait()
+        return deadlines.ended(Lease.key, death("SIGKILL"), ran_for=15.1)
+
+    assert isinstance(asyncio.run(end()), Killed)
