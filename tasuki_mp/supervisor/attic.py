@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import multiprocessing
 import os
 import stat
 import tempfile
@@ -18,7 +19,7 @@ from typing import Final
 from tasuki_mp import logs
 from tasuki_mp.child import scratch
 
-_PREFIX: Final = "tasuki-mp-jobs-"
+_PREFIX: Final = "tasuki-mp-"
 _LOCK: Final = "lock"
 _UNLOCKED_FOR: Final = 3600.0
 """Seconds after which a folder without a lock belongs to nobody."""
@@ -37,6 +38,8 @@ class Attic:
             folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getuid()}-"))
             self._lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # As multiprocessing.util.get_temp_dir reads it, in every Python; there is no public way to say it.
+            multiprocessing.current_process()._config.setdefault("tempdir", str(folder))  # type: ignore[attr-defined]
             self.path = str(folder)
         except OSError as error:
             logs.event(logging.WARNING, "no temporary folder, ctx.tmpdir will fail", error=str(error))
@@ -58,6 +61,7 @@ class Attic:
         if self.path:
             scratch.remove(Path(self.path))
             os.close(self._lock)
+            multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
             self.path = ""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -12,7 +14,7 @@ import pytest
 from tests.support import invariants, jobs, leaks
 from tests.support.door import Door
 from tests.support.hooked import ELSEWHERE, Supervised
-from tests.support.waiting import wait_for_row, wait_gone
+from tests.support.waiting import wait_for_row, wait_gone, wait_until
 
 Conn = psycopg.Connection[Any]
 
@@ -164,3 +166,17 @@ def test_the_forkserver_ignores_what_is_sent_to_the_whole_group(dsn: str, conn: 
 def parent_of(pid: int) -> int:
     with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
         return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def test_what_a_killed_one_left_in_the_temporary_folder_is_removed_by_the_next(dsn: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # whose name is short enough for a socket
+        place, env = Path(folder), {"TMPDIR": folder}
+        with Supervised(dsn, env=env) as first:
+            first.started()
+            first.kill()
+        left = list(place.iterdir())
+        assert len(left) == 1
+        with Supervised(dsn, env=env) as second:
+            wait_until(lambda: not left[0].exists())
+            assert second.stop() == 0
+        assert list(place.iterdir()) == []
