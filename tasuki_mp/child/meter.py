@@ -1,4 +1,4 @@
-"""What a job uses, measured in its child: CPU time and the highest memory, for three microseconds a job.
+"""What a job uses, measured in its child: CPU time and the highest memory, for four microseconds a job.
 
 CPU time comes from getrusage, subprocesses that were waited for included. The kernel keeps the highest resident size of a
 process; it is set back (clear_refs, 6 µs) after a job that raised it, and every 100 ms, since memory may have been freed.

@@ -47,7 +47,7 @@ class ThreadBudget:
     """The threads of native libraries in this process, raised for a job and lowered after it."""
 
     def __init__(self) -> None:
-        self._at_start = {module for module in READ_AT_IMPORT if module in sys.modules}
+        self._fixable = [module for module in READ_AT_IMPORT if module not in sys.modules]
         self._variables: dict[str, str | None] = {}
         self._calls: dict[str, int] = {}
         self._pools: dict[str, int] = {}
@@ -55,7 +55,7 @@ class ThreadBudget:
     @property
     def is_fixed(self) -> bool:
         """Whether a job has imported what never changes its number of threads again. A fresh child is free to choose."""
-        return any(module in sys.modules and module not in self._at_start for module in READ_AT_IMPORT)
+        return not sys.modules.keys().isdisjoint(self._fixable)
 
     def raise_to(self, count: int) -> None:
         """Let whatever is loaded now, or will be, use so many threads, until `lower`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import decimal
 import gc
+import io
 import locale
 import os
 import resource
@@ -48,6 +49,7 @@ def _look() -> dict[str, Any]:
         "gc": gc.isenabled(),
         "alarm": signal.alarm(0),
         "colour": COLOUR.get(),
+        "streams": [f"{type(stream).__name__} {id(stream)}" for stream in (sys.stdout, sys.stderr)],
         "descriptors": [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3)],
         "handlers": [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)],
         "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
@@ -108,6 +110,7 @@ EXACT: dict[str, Callable[[], object]] = {
     "garbage collection": gc.disable,
     "alarm": lambda: signal.alarm(1000),
     "context variable": lambda: COLOUR.set("red"),
+    "streams": lambda: [setattr(sys, name, io.StringIO()) for name in ("stdout", "stderr")],
     "descriptors": _close,
 }
 """Put back before the next job, whenever that is."""
