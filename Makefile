@@ -13,10 +13,10 @@ DEMO ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench bench-full clean
 
 help: ## print these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 15
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 
 demo: .venv/installed ## analyse Python's standard library on all cores, with a Postgres of its own
 	@$(BIN)/python -m tasuki_mp demo $(DEMO)
@@ -43,6 +43,9 @@ format: .venv/installed-dev ## put the sources into their canonical form
 
 bench: .venv/installed-dev ## measure the program beside bare references, some twenty minutes
 	@$(BIN)/python -m scripts.bench all --pairs 5
+
+bench-full: .venv/installed-dev ## all of that, the largest tables, and the peers pgqueuer and Celery
+	@$(BIN)/python -m scripts.bench full
 
 clean: ## remove the virtual environment and what tools have left
 	@rm -rf .venv .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from scripts.bench import enqueueing, jobs, latency, pipe
+from scripts.bench import enqueueing, jobs, latency, peers, pipe, venvs
 from scripts.bench.figures import Pair, Row
 from scripts.bench.stage import Stage
 from scripts.harness import host
@@ -41,6 +41,8 @@ class Benchmark:
     reference: str
     target: str
     prepare: Callable[[Stage, Size], Callable[[], Pair]]
+    is_long: bool = False
+    """Whether it is left out of `all`: it takes long, or needs what not every machine has."""
 
 
 HEAD: Final = """\
@@ -51,6 +53,18 @@ _POOL: Final = "ProcessPoolExecutor.map, the best chunksize"
 
 BENCHMARKS: Final = {
     "noop": Benchmark(
+        "jobs that do nothing, enqueued before; from the start of the command to the last finish",
+        *("jobs/s", "pgqueuer, the same", "2.5"),
+        lambda stage, size: peers.noop(stage, jobs=size.jobs),
+        is_long=True,
+    ),
+    "noop-celery": Benchmark(
+        "jobs that do nothing, enqueued before; from the start of the command to the last finish",
+        *("jobs/s", "Celery with Redis, the same", "30"),
+        lambda stage, size: peers.celery(stage, jobs=size.jobs),
+        is_long=True,
+    ),
+    "noop-pool": Benchmark(
         "jobs that do nothing, enqueued before; from the start of the command to the last finish",
         *("jobs/s", "ProcessPoolExecutor.map, chunksize 1", "10,000 jobs/s"),
         lambda stage, size: jobs.noop(stage, jobs=size.jobs),
@@ -100,7 +114,9 @@ BENCHMARKS: Final = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=[*BENCHMARKS, "all"], help=", ".join(BENCHMARKS))
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", choices=[*BENCHMARKS, "all", "full"], help=", ".join(BENCHMARKS)
+    )
     parser.add_argument("--procs", type=int, default=2, help="slots, and the pool's processes  [2]")
     parser.add_argument("--pairs", type=int, default=5, help="how often ours and the reference alternate  [5]")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of one run of a cpu row  [10]")
@@ -111,11 +127,21 @@ def main() -> int:
     form.add_argument("--json", action="store_true", help="print the results as JSON")
     form.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
     given = parser.parse_args()
-    names = list(BENCHMARKS) if "all" in given.names else given.names
+    names = given.names
+    if "full" in names:
+        names = list(BENCHMARKS)
+    elif "all" in names:
+        names = [name for name, benchmark in BENCHMARKS.items() if not benchmark.is_long]
     size = Size(given.seconds, given.jobs)
     rows = []
+    missing = False
     for name in names:
-        row = run(name, procs=given.procs, pairs=given.pairs, size=size)
+        try:
+            row = run(name, procs=given.procs, pairs=given.pairs, size=size)
+        except venvs.MissingError as error:
+            print(f"{name}: not measured: {error}", file=sys.stderr, flush=True)
+            missing = True
+            continue
         rows.append(row)
         print("\n".join(row.lines()), file=sys.stderr if given.json or given.markdown else sys.stdout, flush=True)
     if given.json:
@@ -126,7 +152,7 @@ def main() -> int:
         print("\n".join(row.as_markdown() for row in rows))
     else:
         print(host.description())
-    return 0
+    return 1 if missing else 0
 
 
 def run(name: str, *, procs: int, pairs: int, size: Size) -> Row:

@@ -1,4 +1,4 @@
-"""Rows about running jobs: noop, cpu1, cpu10, cpu100."""
+"""Rows about running jobs: noop-pool, cpu1, cpu10, cpu100."""
 
 from __future__ import annotations
 

@@ -16,14 +16,15 @@ from tasuki_mp.job import Job
 
 
 class Stage:
-    """One database and the folder for logs. `procs` is how many slots the program gets."""
+    """One database and a folder. `procs` is how many slots the program gets."""
 
     def __init__(self, dsn: str, folder: Path, *, procs: int, options: tuple[str, ...] = ()) -> None:
         self.dsn = dsn
         self.procs = procs
         self.tag = host.new_tag()
         self.conn: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(dsn, autocommit=True)
-        self._folder = folder
+        self.folder = folder
+        """For logs and sockets."""
         self._options = options
 
     def close(self) -> None:
@@ -42,7 +43,7 @@ class Stage:
             *options,
             app="scripts.bench.app:app",
             dsn=self.dsn,
-            log=self._folder / "log",
+            log=self.folder / "log",
             tag=self.tag,
         )
 
