@@ -2,6 +2,7 @@
 
     python -m scripts.show crashes   200 jobs, 5 of which kill their own process with SIGSEGV
     python -m scripts.show orphans   SIGKILL of a supervisor whose children burn CPU in C
+    python -m scripts.show batch     jobs of one batch that end on many supervisors (--jobs N, --supervisors N)
     python -m scripts.show limits    a queue with limits under eight supervisors
     python -m scripts.show misbehaving   twenty handlers that nobody should write, beside innocent jobs
     python -m scripts.show long      a job of ten minutes of CPU time (--cpu SECONDS) that is killed in five ways
@@ -38,13 +39,14 @@ from scripts.harness import host, journal
 from scripts.harness.runner import Runner
 from scripts.harness.server import Server, scratch_server
 from scripts.harness.waiting import wait
+from scripts.show_batch import JOBS, SUPERVISORS, batch
 from scripts.show_cores import clean, preload, threads
 from scripts.show_limits import limits
 from scripts.show_long import Long
 from scripts.show_misbehaving import misbehaving
 from scripts.show_ticks import SECONDS, ticks
 
-CHOICES = ["clean", "crashes", "limits", "long", "misbehaving", "orphans", "preload", "threads", "ticks"]
+CHOICES = ["batch", "clean", "crashes", "limits", "long", "misbehaving", "orphans", "preload", "threads", "ticks"]
 LEASE = 5.0
 PILLS = 5
 STEPS = 195
@@ -276,6 +278,8 @@ def main() -> int:
     parser.add_argument("what", choices=CHOICES)
     parser.add_argument("--cpu", type=float, default=600.0, metavar="SECONDS", help="CPU time of the long job  [600]")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"how long the schedules tick  [{SECONDS:g}]")
+    parser.add_argument("--jobs", type=int, default=JOBS, help=f"of the batch, and as many without one  [{JOBS}]")
+    parser.add_argument("--supervisors", type=int, default=SUPERVISORS, help=f"who run them  [{SUPERVISORS}]")
     given = parser.parse_args()
     shows: dict[str, Callable[[Board], None]] = {
         "crashes": crashes,
@@ -284,6 +288,7 @@ def main() -> int:
         "threads": _said_by(threads),
         "preload": _said_by(preload),
         "clean": _said_by(clean),
+        "batch": _said_by(partial(batch, jobs=given.jobs, supervisors=given.supervisors)),
         "limits": _said_by(limits),
         "misbehaving": _said_by(misbehaving),
         "ticks": _said_by(partial(ticks, seconds=given.seconds)),
