@@ -44,16 +44,18 @@ class Births:
         return child, hello
 
     async def stop(self) -> None:
-        """Send the spare away, and wait for those that were discarded."""
+        """Send the spare away, and wait for those that were discarded, also for those that are still to come."""
         spare, self._spare = self._spare, None
         if spare is not None:
             spare.cancel()
             with contextlib.suppress(asyncio.CancelledError, ImportFailedError, OSError, EOFError, RuntimeError):
                 child, _ = await spare
                 self._discard(child)
-        if self._discarding:
-            # An import that hangs lets nothing start and nothing end; the forkserver dies with us all the same.
-            await asyncio.wait(self._discarding, timeout=DISCARD_FOR)
+        # An import that hangs lets nothing start and nothing end; the forkserver dies with us all the same.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_FOR):
+                while self._discarding:
+                    await asyncio.wait(self._discarding)
 
     async def in_process_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """What `work` returns, run in the one thread that starts and buries children."""
@@ -68,7 +70,7 @@ class Births:
             raise
         coming: asyncio.Future[wire.Hello] = self._loop.create_future()
         self._loop.add_reader(child.outcomes.fileno(), _listen, child, coming)
-        child.future.add_done_callback(lambda future: self._loop.call_soon_threadsafe(_ended, future, coming))
+        child.future.add_done_callback(lambda future: self._on_loop(_ended, future, coming))
         try:
             hello = await coming
             if hello.import_error:
@@ -83,14 +85,27 @@ class Births:
 
     def _discard(self, child: Child) -> None:
         """Close what belonged to a child that is of no use; without its sockets it ends by itself."""
-        said_hello = child.pid != 0
         child.close()
-        # One that never said hello may hang in its import for ever: it is left to end with us.
-        self._keep(self.in_process_thread(child.executor.shutdown, said_hello))
+        self._keep(self._see_off(child))
+
+    async def _see_off(self, child: Child) -> None:
+        """Keep the child's executor until the child has done with it.
+
+        What is collected too early takes semaphores along that a child on its way up has yet to open, and it would tell
+        the terminal. One that never says hello may hang in its import for ever: not in the process thread.
+        """
+        returned = asyncio.Event()
+        child.future.add_done_callback(lambda _: self._on_loop(returned.set))
+        await returned.wait()
+        await self.in_process_thread(child.executor.shutdown)
 
     async def _discard_when_started(self, starting: asyncio.Future[Child]) -> None:
         with contextlib.suppress(OSError, EOFError, RuntimeError):  # then there is nothing to discard
             self._discard(await starting)
+
+    def _on_loop(self, work: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the supervisor has ended
+            self._loop.call_soon_threadsafe(work, *arguments)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -15,7 +15,7 @@ from tasuki_mp.config import ExitCode
 from tests.support import invariants, jobs
 from tests.support.door import Door
 from tests.support.hooked import Supervised
-from tests.support.waiting import wait_gone
+from tests.support.waiting import NotInTimeError, wait_gone, wait_readable
 
 Conn = psycopg.Connection[Any]
 
@@ -136,6 +136,26 @@ def test_a_child_killed_before_its_hello_is_replaced(dsn: str, conn: Conn, tmp_p
 
         assert (row["status"], row["attempt"], row["crashes"]) == ("completed", 1, 0)
         assert row["result"] != victim.pid
+
+
+def test_it_does_not_leave_before_children_that_are_being_born(
+    dsn: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.joinpath("slow.py").write_text(APP_AT_THE_DOOR, encoding="utf-8")
+    options = ("--drain", "--no-preload", "--app-dir", str(tmp_path))
+    with Door() as door:
+        with Supervised(dsn, *options, app="slow:app", procs=2, env={"TEST_DOOR": door.path}) as supervised:
+            door.visitor().tell("go on")
+            unborn = [door.visitor() for _ in ("the second slot's", "the spare")]
+            supervised.event("stopped")
+            with pytest.raises(NotInTimeError):
+                wait_readable(supervised.pidfd, timeout=0.2)
+            for visitor in unborn:
+                visitor.tell("go on")
+            assert supervised.wait() == ExitCode.OK
+            for visitor in unborn:
+                wait_gone(visitor.pid)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 FEW_DESCRIPTORS = (
