@@ -17,7 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from scripts.bench import enqueueing, jobs, latency, peers, pipe, venvs
+from scripts.bench import (
+    backlog,
+    crowd,
+    enqueueing,
+    footprint,
+    jobs,
+    latency,
+    mixed,
+    payloads,
+    peers,
+    pipe,
+    producing,
+    starting,
+    transaction,
+    venvs,
+)
 from scripts.bench.figures import Pair, Row
 from scripts.bench.stage import Stage
 from scripts.harness import host
@@ -26,10 +41,13 @@ from scripts.harness.server import scratch_server
 
 @dataclass(frozen=True)
 class Size:
-    """How much to do: seconds of the cpu rows, jobs of noop (enqueue-many and pipe do four times as many)."""
+    """How much to do: seconds of the rows that last that long, jobs of noop (others do a multiple), rows in the tables."""
 
     seconds: float
     jobs: int
+    backlog: int
+    idle: float
+    """Seconds."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,8 @@ class Benchmark:
     reference: str
     target: str
     prepare: Callable[[Stage, Size], Callable[[], Pair]]
+    most_pairs: int = 100
+    """Of rows that take long and say the same each time."""
     is_long: bool = False
     """Whether it is left out of `all`: it takes long, or needs what not every machine has."""
 
@@ -76,13 +96,18 @@ BENCHMARKS: Final = {
     ),
     "cpu10": Benchmark(
         "jobs of 10 ms of pure Python; first start to last finish",
-        *("jobs/s", _POOL, "0.9"),
+        *("jobs/s", _POOL, "0.96"),
         lambda stage, size: jobs.cpu(stage, ms=10, seconds=size.seconds),
     ),
     "cpu100": Benchmark(
         "jobs of 100 ms of pure Python; first start to last finish",
-        *("jobs/s", _POOL, "0.95"),
+        *("jobs/s", _POOL, "0.99"),
         lambda stage, size: jobs.cpu(stage, ms=100, seconds=size.seconds),
+    ),
+    "mixed": Benchmark(
+        "jobs in one queue, 90 % of 1 ms and 10 % of 500 ms; first start to last finish",
+        *("jobs/s", "the ideal schedule", "0.90"),
+        lambda stage, size: mixed.mixed(stage, seconds=size.seconds),
     ),
     "enqueue-many": Benchmark(
         "jobs from a generator, all in one transaction",
@@ -109,6 +134,62 @@ BENCHMARKS: Final = {
         *("ms", "a bare NOTIFY from one connection to another", "2 ms, 99th percentile 6 ms"),
         lambda stage, _: latency.latency(stage, jobs=300),
     ),
+    "throughput-producer": Benchmark(
+        "jobs enqueued one by one by 4 producers while 2 supervisors run them",
+        *("jobs/s", "the same without notifications", "0.9, no lock waits on NOTIFY"),
+        lambda stage, size: producing.throughput_producer(stage, seconds=size.seconds),
+    ),
+    "backlog": Benchmark(
+        "jobs that do nothing, steady, out of many due ones, with as many future ones and as many in the archive",
+        *("jobs/s", f"with {backlog.SMALL:,} due", "0.90"),
+        lambda stage, size: backlog.backlog(stage, jobs=size.backlog, small=size.jobs),
+    ),
+    "unknown": Benchmark(
+        "jobs that do nothing, steady, behind 1,000,000 due ones of a handler that nobody has",
+        *("jobs/s", "without those", "0.90, idle 1 % of a core"),
+        lambda stage, size: backlog.unknown(
+            stage, jobs=size.jobs, seconds=min(60.0, size.idle), behind=min(backlog.UNKNOWN, 20 * size.jobs)
+        ),
+        most_pairs=5,
+    ),
+    "old-transaction": Benchmark(
+        "jobs that do nothing, steady, after 300,000 of them under an open transaction with a snapshot",
+        *("jobs/s", "before it", "0.95, 99th percentile of leases 1.5 ×"),
+        lambda stage, size: transaction.old_transaction(stage, jobs=6 * size.jobs),
+    ),
+    "many-supervisors": Benchmark(
+        "jobs that do nothing, 8 supervisors with 2 slots each, from the first tenth on",
+        *("jobs/s", "1 supervisor with 2 slots", "0.9, no deadlocks"),
+        lambda stage, size: crowd.many_supervisors(stage, jobs=2 * size.jobs),
+    ),
+    "fanout": Benchmark(
+        "jobs that sleep for 20 ms, steady, in 64 slots of one supervisor",
+        *("jobs/s", "64 slots / 20 ms", "0.90, supervisor 1 core"),
+        lambda stage, size: crowd.fanout(stage, seconds=size.seconds),
+    ),
+    "idle": Benchmark(
+        "CPU time of all of the program's processes, 8 slots and nothing to do",
+        *("% of a core", "the limit", "1 %, 2 statements a second"),
+        lambda stage, size: footprint.idle(stage, seconds=size.idle),
+        most_pairs=1,
+    ),
+    "memory": Benchmark(
+        "what a child has for itself alone, median of 8",
+        *("MiB", "a child of a bare ProcessPoolExecutor", "8 MiB more, supervisor 80 MB"),
+        lambda stage, size: footprint.memory(stage, jobs=size.jobs),
+        most_pairs=3,
+    ),
+    "start": Benchmark(
+        "the start of the command to the end of the first job",
+        *("s", "the same imports and a forkserver's first child", "0.2 s more, a new child 100 ms"),
+        lambda stage, _: starting.start(stage),
+    ),
+    "payload": Benchmark(
+        "jobs that return the 1 MB that they were given, there and back",
+        *("MB/s", "bare pipes", "none"),
+        lambda stage, _: payloads.payload(stage),
+        most_pairs=3,
+    ),
 }
 
 
@@ -123,6 +204,10 @@ def main() -> int:
     parser.add_argument(
         "--jobs", type=int, default=50_000, help="of noop; enqueue-many and pipe take four times as many  [50000]"
     )
+    parser.add_argument(
+        "--backlog", type=int, default=500_000, help="due jobs of `backlog`, future ones, finished ones  [500000]"
+    )
+    parser.add_argument("--idle", type=float, default=60.0, metavar="SECONDS", help="how long `idle` is watched  [60]")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the results as JSON")
     form.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
@@ -132,7 +217,7 @@ def main() -> int:
         names = list(BENCHMARKS)
     elif "all" in names:
         names = [name for name, benchmark in BENCHMARKS.items() if not benchmark.is_long]
-    size = Size(given.seconds, given.jobs)
+    size = Size(given.seconds, given.jobs, given.backlog, given.idle)
     rows = []
     missing = False
     for name in names:
@@ -160,10 +245,13 @@ def run(name: str, *, procs: int, pairs: int, size: Size) -> Row:
     benchmark = BENCHMARKS[name]
     folder = Path(tempfile.mkdtemp(prefix="tasuki-mp-bench-"))
     try:
-        with scratch_server() as server, closing(Stage(server.dsn, folder, procs=procs)) as stage:
+        with (
+            scratch_server() as server,
+            closing(Stage(server.dsn, folder, procs=procs, server_log=server.folder / "server.log")) as stage,
+        ):
             measure = benchmark.prepare(stage, size)
             steal = host.Steal()
-            measured = [measure() for _ in range(pairs)]
+            measured = [measure() for _ in range(min(pairs, benchmark.most_pairs))]
             return Row(
                 *(name, benchmark.what, benchmark.unit, benchmark.reference, benchmark.target), measured, steal.share
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from tasuki_mp import Tasuki
@@ -29,6 +30,31 @@ def noop() -> None:
 @app.handler
 def burn(steps: int) -> None:
     spin(steps)
+
+
+@app.handler
+def nap(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: TID251 -- what it is for
+
+
+@app.handler
+def timed(steps: int) -> tuple[int, int, int]:
+    """Its process, and when it began and ended (CLOCK_BOOTTIME, nanoseconds)."""
+    begin = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    spin(steps)
+    return os.getpid(), begin, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@app.handler
+def echo(text: str) -> str:
+    return text
+
+
+@app.handler
+def carry(text: str) -> tuple[int, int, int, str]:
+    """As `timed`, with something to bring back."""
+    begin = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return os.getpid(), begin, time.clock_gettime_ns(time.CLOCK_BOOTTIME), text
 
 
 @app.handler

@@ -111,6 +111,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
 
+def own_cpu_seconds(pid: int) -> float:
+    """CPU time that a living process has used itself."""
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    return sum(map(int, stat[stat.rindex(b")") + 2 :].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 def description() -> str:
     """The machine in one line."""
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8")

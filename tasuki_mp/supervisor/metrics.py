@@ -91,6 +91,7 @@ class Metrics:
         self.leases = Histogram(LATENCY_BOUNDS)
         self.finishes = Histogram(LATENCY_BOUNDS)
         self.leased = 0
+        self.empty = 0
         self.lost = 0
 
     def job_finished(self, handler: str, kind: str, *, seconds: float | None, waited: float) -> None:
@@ -110,6 +111,7 @@ class Metrics:
     def lease_took(self, seconds: float, jobs: int) -> None:
         self.leases.observe(seconds)
         self.leased += jobs
+        self.empty += not jobs
 
     def finish_took(self, seconds: float) -> None:
         self.finishes.observe(seconds)
@@ -181,6 +183,7 @@ def _latency_families(metrics: Metrics) -> Iterator[Metric]:
     ):
         yield HistogramMetricFamily(name, help_text, buckets=histogram.cumulated(), sum_value=histogram.total)
     yield CounterMetricFamily("tasuki_leased_jobs", "Jobs leased.", value=metrics.leased)
+    yield CounterMetricFamily("tasuki_empty_leases", "Leases that found nothing.", value=metrics.empty)
     yield CounterMetricFamily("tasuki_leases_lost", "Leases that somebody else took back.", value=metrics.lost)
     verdicts = CounterMetricFamily("tasuki_finish_verdicts", "The database's answers to outcomes.", labels=["verdict"])
     for verdict, count in list(metrics.verdicts.items()):

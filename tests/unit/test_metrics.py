@@ -65,6 +65,7 @@ def test_the_rest_is_counted_too() -> None:
     assert value(found, "tasuki_child_deaths_total", cause="SIGSEGV") == 2
     assert value(found, "tasuki_leased_jobs_total") == 7
     assert value(found, "tasuki_lease_seconds_count") == 2
+    assert value(found, "tasuki_empty_leases_total") == 1
     assert value(found, "tasuki_finish_seconds_bucket", le="0.25") == 1
     assert value(found, "tasuki_finish_verdicts_total", verdict="applied") == 3
     assert value(found, "tasuki_finish_verdicts_total", verdict="stale") == 1
