@@ -36,8 +36,11 @@ class Attic:
         """Make it."""
         try:
             folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getuid()}-"))
-            self._lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # Locked before it has its name: whoever finds a lock that nobody holds takes the folder for left over.
+            unnamed = folder / f"{_LOCK}.new"
+            self._lock = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unnamed.rename(folder / _LOCK)
             # As multiprocessing.util.get_temp_dir reads it, in every Python; there is no public way to say it.
             multiprocessing.current_process()._config.setdefault("tempdir", str(folder))  # type: ignore[attr-defined]
             self.path = str(folder)
