@@ -688,6 +688,7 @@ CREATE TABLE tasuki.checkpoint (
     lease_no bigint NOT NULL,
     state jsonb NOT NULL,
     written_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    version bigint DEFAULT 0 NOT NULL,
     CONSTRAINT checkpoint_size CHECK ((pg_column_size(state) <= 16777216))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0', toast.autovacuum_vacuum_scale_factor='0', toast.autovacuum_vacuum_threshold='1000', toast.autovacuum_vacuum_cost_delay='0');

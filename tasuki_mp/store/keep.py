@@ -17,7 +17,10 @@ AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
 class KeepItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One running job. Without `has_progress` its progress stays; without a checkpoint (JSON text) so does that."""
+    """One running job. Without `has_progress` its progress stays; without a checkpoint (JSON text) so does that.
+
+    Of two checkpoints under one lease the one of the higher version is the newer.
+    """
 
     id: int
     lease_no: int
@@ -25,6 +28,7 @@ class KeepItem(msgspec.Struct, frozen=True, kw_only=True):
     fraction: float | None = None
     note: str = ""
     checkpoint: str | None = None
+    version: int = 0
 
 
 async def keep(conn: AsyncConnection, *, owner: UUID, items: Sequence[KeepItem]) -> set[tuple[int, int]]:
@@ -44,6 +48,7 @@ async def keep(conn: AsyncConnection, *, owner: UUID, items: Sequence[KeepItem])
             "fractions": _array(["NULL" if item.fraction is None else repr(item.fraction) for item in ordered]),
             "notes": [item.note for item in ordered],
             "checkpoints": [item.checkpoint for item in ordered],
+            "versions": _array([str(item.version) for item in ordered]),
         },
         prepare=True,
     )

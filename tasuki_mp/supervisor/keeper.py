@@ -38,12 +38,11 @@ class Running(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What is new of one running job, and which versions of its state file that is."""
+    """What is new of one running job, and which version of its progress that is."""
 
     item: KeepItem
     state: StateReader
     progress: int
-    checkpoint: int
 
     @property
     def size(self) -> int:
@@ -144,17 +143,18 @@ def _news(running: Running) -> Said | None:
         fraction=progress.fraction if progress is not None else None,
         note=progress.note if progress is not None else "",
         checkpoint=checkpoint[1] if checkpoint is not None else None,
+        version=checkpoint[0] if checkpoint is not None else 0,
     )
-    return Said(item, state, progress.version if progress else 0, checkpoint[0] if checkpoint else 0)
+    return Said(item, state, progress.version if progress else 0)
 
 
 def _settle(said: Said, *, is_refused: bool) -> None:
     """This is on record, or never will be."""
     state = said.state
     state.kept_progress = max(state.kept_progress, said.progress)
-    if said.checkpoint:
-        state.kept_checkpoint = max(state.kept_checkpoint, said.checkpoint)
-        state.answer(said.checkpoint, is_refused=is_refused)
+    if said.item.version:
+        state.kept_checkpoint = max(state.kept_checkpoint, said.item.version)
+        state.answer(said.item.version, is_refused=is_refused)
 
 
 def _batches(said: list[Said]) -> Iterator[list[Said]]:

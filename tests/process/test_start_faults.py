@@ -143,18 +143,17 @@ def test_it_does_not_leave_before_children_that_are_being_born(
 ) -> None:
     tmp_path.joinpath("slow.py").write_text(APP_AT_THE_DOOR, encoding="utf-8")
     options = ("--drain", "--no-preload", "--app-dir", str(tmp_path))
-    with Door() as door:
-        with Supervised(dsn, *options, app="slow:app", procs=2, env={"TEST_DOOR": door.path}) as supervised:
-            door.visitor().tell("go on")
-            unborn = [door.visitor() for _ in ("the second slot's", "the spare")]
-            supervised.event("stopped")
-            with pytest.raises(NotInTimeError):
-                wait_readable(supervised.pidfd, timeout=0.2)
-            for visitor in unborn:
-                visitor.tell("go on")
-            assert supervised.wait() == ExitCode.OK
-            for visitor in unborn:
-                wait_gone(visitor.pid)
+    with Door() as door, Supervised(dsn, *options, app="slow:app", procs=2, env={"TEST_DOOR": door.path}) as supervised:
+        door.visitor().tell("go on")
+        unborn = [door.visitor() for _ in ("the second slot's", "the spare")]
+        supervised.event("stopped")
+        with pytest.raises(NotInTimeError):
+            wait_readable(supervised.pidfd, timeout=0.2)
+        for visitor in unborn:
+            visitor.tell("go on")
+        assert supervised.wait() == ExitCode.OK
+        for visitor in unborn:
+            wait_gone(visitor.pid)
     assert "Traceback" not in capfd.readouterr().err
 
 

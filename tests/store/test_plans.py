@@ -17,6 +17,7 @@ import pytest
 from tasuki_mp import sql, store
 from tasuki_mp.job import Lease
 from tasuki_mp.store import LeaseEntry
+from tasuki_mp.store.keep import KeepItem, keep
 from tests.support import jobs
 from tests.support.holder import Holder, item
 
@@ -24,7 +25,7 @@ Conn = psycopg.Connection[tuple[Any, ...]]
 
 MANY = 40_000
 BATCH = 256
-RELATIONS = ("job", "job_pkey", "job_lease", "job_owner", "job_held")
+RELATIONS = ("job", "job_pkey", "job_lease", "job_owner", "job_held", "checkpoint", "checkpoint_pkey")
 COUNTS = """
     SELECT c.relname, pg_stat_get_xact_tuples_returned(c.oid)
       FROM pg_class AS c WHERE c.relnamespace = 'tasuki'::regnamespace AND c.relname = any(%s)
@@ -94,6 +95,7 @@ def test_a_batch_reads_its_own_rows(
                 for _ in range(8):
                     leases = holder.lease(2)
                     holder.beat(*(leases or [NOBODY_S]))
+                    holder.call(keep, owner=holder.owner, items=said(*(leases or [NOBODY_S])))
                     holder.finish(*(item(lease, "release") for lease in leases or [NOBODY_S]))
                     holder.rescue(holder.owner)
 
@@ -113,6 +115,14 @@ def test_a_batch_reads_its_own_rows(
             assert set(one.beat(*leases)) == {"held"}
         assert reads["job_pkey"] <= 5 * BATCH + 10
         assert (reads["job"], reads["job_lease"], reads["job_owner"], reads["job_held"]) == (0, 0, 0, 0)
+
+        for _ in ("new", "again"):
+            with counted(one.conn, one.run) as reads:
+                assert len(one.call(keep, owner=one.owner, items=said(*leases))) == BATCH
+            assert reads["job_pkey"] <= 4 * BATCH + 10
+            assert reads["checkpoint_pkey"] <= 2 * BATCH + 10
+            assert (reads["job"], reads["job_lease"], reads["job_owner"], reads["job_held"]) == (0, 0, 0, 0)
+            assert reads["checkpoint"] == 0
 
         kinds = ("completed", "failed", "retry", "release")
         items = [item(lease, kinds[n % 4], delay=9999.0) for n, lease in enumerate(leases)]  # type: ignore[arg-type]
@@ -169,6 +179,13 @@ def test_a_duplicate_is_looked_for_only_in_days_that_it_can_be_in(conn: Conn, on
     yesterday = (datetime.now(UTC) - timedelta(days=1)).strftime("%Y%m%d")
     assert "Subplans Removed" in text
     assert yesterday not in text or datetime.now(UTC).hour == 0
+
+
+def said(*leases: Lease) -> list[KeepItem]:
+    return [
+        KeepItem(id=lease.id, lease_no=lease.lease_no, has_progress=True, fraction=0.5, checkpoint="[]", version=1)
+        for lease in sorted(leases, key=lambda lease: lease.id)
+    ]
 
 
 NOBODY_S = Lease(

@@ -123,6 +123,7 @@ SAMPLES: dict[str, Any] = {
     "on_failure": None,
     "on_success": None,
     "state": "{}",
+    "versions": "{0,1}",
     "version": "1",
     "waiter": 1,
     "ends_ats": [None, None],

@@ -110,7 +110,7 @@ EXACT: dict[str, Callable[[], object]] = {
     "garbage collection": gc.disable,
     "alarm": lambda: signal.alarm(1000),
     "context variable": lambda: COLOUR.set("red"),
-    "streams": lambda: [setattr(sys, name, io.StringIO()) for name in ("stdout", "stderr")],
+    "streams": lambda: vars(sys).update(stdout=io.StringIO(), stderr=io.StringIO()),
     "descriptors": _close,
 }
 """Put back before the next job, whenever that is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import ModuleType
 from typing import TypeVar
 
 import psycopg
@@ -38,11 +39,11 @@ class Gate:
 
 
 @contextmanager
-def gated(dsn: str, monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[Gate]:
-    """Give the statement `work.<name>` a gate. The first thing that each of them reads is what it was asked for."""
-    text: bytes = getattr(work, name)
+def gated(dsn: str, monkeypatch: pytest.MonkeyPatch, name: str, *, module: ModuleType = work) -> Iterator[Gate]:
+    """Give the statement `<module>.<name>` a gate. The first thing that each of them reads is what it was asked for."""
+    text: bytes = getattr(module, name)
     assert _SOURCE in text
-    monkeypatch.setattr(work, name, text.replace(_SOURCE, _GATE, 1))
+    monkeypatch.setattr(module, name, text.replace(_SOURCE, _GATE, 1))
     with ThreadPoolExecutor(1) as pool:
         gate = Gate(dsn, pool)
         try:

@@ -8,6 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tasuki_mp.store import keep as keeping
+from tasuki_mp.store.keep import KeepItem, keep
 from tests.support import jobs
 from tests.support.gate import gated
 from tests.support.holder import Holder, item
@@ -77,6 +79,30 @@ def test_finish_and_the_same_finish_from_a_connection_given_up(
         assert {answer.verdict for answer in second} == {"applied"}
         assert {answer.verdict for answer in first.result()} == {"duplicate"}
     assert len(jobs.history(conn, leases[1].id)) == 1
+
+
+def test_a_checkpoint_and_an_older_one_from_a_connection_given_up(
+    dsn: str, conn: Conn, one: Holder, two: Holder, monkeypatch: MonkeyPatch
+) -> None:
+    jobs.fill(conn, 1)
+    lease = one.lease_one()
+    older = KeepItem(id=lease.id, lease_no=lease.lease_no, checkpoint='"older"', version=1)
+    newer = KeepItem(id=lease.id, lease_no=lease.lease_no, checkpoint='"newer"', version=2)
+    with gated(dsn, monkeypatch, "_KEEP", module=keeping) as gate:
+        # As after a timeout: the keeper says it over another connection, with what the job has said since.
+        given_up = gate.run(lambda: one.call(keep, owner=one.owner, items=[older]))
+        monkeypatch.undo()
+        assert two.call(keep, owner=one.owner, items=[newer]) == {lease.key}
+        gate.open()
+        assert given_up.result() == {lease.key}
+    one.end(lease, "release", checkpoint="")
+    again = one.lease_one()
+    assert again.checkpoint == '"newer"'
+    # A lease has its own child, whose versions begin again.
+    first = KeepItem(id=again.id, lease_no=again.lease_no, checkpoint='"first"', version=1)
+    assert one.call(keep, owner=one.owner, items=[first]) == {again.key}
+    one.end(again, "release", checkpoint="")
+    assert one.lease_one().checkpoint == '"first"'
 
 
 def test_heartbeat_and_finish(dsn: str, conn: Conn, one: Holder, monkeypatch: MonkeyPatch) -> None:
