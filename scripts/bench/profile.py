@@ -34,7 +34,7 @@ from scripts.harness.waiting import wait
 from tasuki_mp.job import Job
 
 PY_SPY: Final = ("py-spy==0.4.3",)
-RATE: Final = 250
+RATE: Final = 500
 """Samples a second of each watched process."""
 ROWS: Final = 20
 WARM_UP: Final = 2_000
@@ -125,8 +125,8 @@ def _counted(job: Job, jobs: int, procs: int) -> Iterator[str]:
 
 def _looked_into(job: Job, jobs: int, procs: int) -> Iterator[str]:
     py_spy = venvs.environment("py-spy", PY_SPY) / "py-spy"
-    with _stage(procs, LOGGING) as (server, stage):
-        log = server.folder / "server.log"
+    with _stage(procs, LOGGING) as (_, stage):
+        log = stage.server_log
         with _supervised(stage) as runner:
             pids = {"supervisor": runner.pid, "child": host.slots_of(runner.pid)[0]}
             with stage.conn.transaction():
@@ -149,8 +149,10 @@ def _looked_into(job: Job, jobs: int, procs: int) -> Iterator[str]:
 def _stage(procs: int, settings: Mapping[str, str]) -> Iterator[tuple[Server, Stage]]:
     folder = Path(tempfile.mkdtemp(prefix="tasuki-mp-bench-"))
     try:
-        with scratch_server(settings) as server, closing(Stage(server.dsn, folder, procs=procs)) as stage:
-            yield server, stage
+        with scratch_server(settings) as server:
+            log = server.folder / "server.log"
+            with closing(Stage(server.dsn, folder, procs=procs, server_log=log)) as stage:
+                yield server, stage
     finally:
         shutil.rmtree(folder)
 
