@@ -1,0 +1,94 @@
+"""`python -m scripts.ab REVISION NAME… [--new REVISION] [--pairs K]`: what has become slower since then, and by how much.
+
+Runs the same benchmark alternately with the program of an older revision and with that of this working copy (or of
+another revision), each on a database of its own. Rates depend on what else the machine does; the CPU time for a job hardly
+does, so on a busy machine believe that.
+
+    noop           jobs that do nothing
+    cpu1, cpu10    jobs of about 1 and 10 ms of pure Python
+    enqueue-many   jobs from a generator, in one transaction
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from scripts.harness import host
+from scripts.harness.runner import ROOT
+
+NAMES: Final = {"noop": 50_000, "cpu1": 8_000, "cpu10": 1_000, "enqueue-many": 200_000}
+"""How many jobs each has."""
+FIGURES: Final = {
+    "rate": ("jobs/s", "more is better"),
+    "cpu": ("µs of CPU time for a job", "less is better"),
+    "program": ("µs of it the program's", ""),
+    "postgres": ("µs of it PostgreSQL's", ""),
+}
+
+Figures = dict[str, float]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts.ab", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("revision", help="the older one, as git names it")
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
+    parser.add_argument("--new", metavar="REVISION", help="the newer one  [this working copy]")
+    parser.add_argument("--pairs", type=int, default=5, help="how often both alternate  [5]")
+    parser.add_argument("--procs", type=int, default=2, help="slots of the program  [2]")
+    parser.add_argument("--jobs", type=int, help="instead of as many as each has")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tasuki-mp-ab-") as folder:
+        old = _checked_out(given.revision, Path(folder) / "old")
+        new = _checked_out(given.new, Path(folder) / "new") if given.new else ROOT
+        for name in given.names:
+            pairs: list[dict[Path, Figures]] = []
+            for number in range(given.pairs):
+                order = (old, new) if number % 2 == 0 else (new, old)
+                pairs.append({tree: _measured(tree, name, given.jobs or NAMES[name], given.procs) for tree in order})
+            print(f"{name}: {given.new or 'this working copy'} against {given.revision}, {given.pairs} pairs")
+            for line in _lines([pair[old] for pair in pairs], [pair[new] for pair in pairs]):
+                print(f"  {line}", flush=True)
+    print(host.description())
+    return 0
+
+
+def _checked_out(revision: str, folder: Path) -> Path:
+    """The files of that revision."""
+    archive = subprocess.run(["git", "archive", revision], cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+    return folder
+
+
+def _measured(tree: Path, name: str, jobs: int, procs: int) -> Figures:
+    command = [sys.executable, "-P", ROOT / "scripts" / "ab_run.py", name, str(jobs), str(procs)]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    figures: Figures = json.loads(done.stdout)
+    return figures
+
+
+def _lines(old: list[Figures], new: list[Figures]) -> list[str]:
+    lines = []
+    for key, (unit, sense) in FIGURES.items():
+        ratios = sorted(after[key] / before[key] for before, after in zip(old, new, strict=True))
+        before, after = (statistics.median(figures[key] for figures in side) for side in (old, new))
+        spread = f"({ratios[0]:.3f} to {ratios[-1]:.3f})"
+        lines.append(
+            f"{before:>10,.1f} → {after:>10,.1f} {unit:<24}  ratio {statistics.median(ratios):.3f} {spread}  {sense}".rstrip()
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
