@@ -35,7 +35,7 @@ def backlog(stage: Stage, *, jobs: int, small: int = SMALL) -> Callable[[], Pair
         _fill_up(stage.conn, small)
         few = steady.head_rate(other, small)
         many = steady.head_rate(stage, small)
-        return Pair(many, few, many / few)
+        return Pair(many, few, many / few, {"due jobs": float(jobs)})
 
     return measure
 
