@@ -71,7 +71,7 @@ def _checked_out(revision: str, folder: Path) -> Path:
 
 
 def _measured(tree: Path, name: str, jobs: int, procs: int) -> Figures:
-    command = [sys.executable, "-P", ROOT / "scripts" / "ab_run.py", name, str(jobs), str(procs)]
+    command = [sys.executable, "-P", str(ROOT / "scripts" / "ab_run.py"), name, str(jobs), str(procs)]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     done = subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     figures: Figures = json.loads(done.stdout)

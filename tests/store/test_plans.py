@@ -26,6 +26,7 @@ Conn = psycopg.Connection[tuple[Any, ...]]
 MANY = 40_000
 BATCH = 256
 RELATIONS = ("job", "job_pkey", "job_lease", "job_owner", "job_held", "checkpoint", "checkpoint_pkey")
+OF_LIMITS = ("queue", "queue_pkey", "job_counted", "job_held_key", "unique_key", "unique_key_pkey")
 COUNTS = """
     SELECT c.relname, pg_stat_get_xact_tuples_returned(c.oid)
       FROM pg_class AS c WHERE c.relnamespace = 'tasuki'::regnamespace AND c.relname = any(%s)
@@ -38,7 +39,7 @@ def counted(conn: Any, run: Callable[..., Any]) -> Iterator[Reads]:
     """Fill a dictionary with what was read of each relation: index entries, or rows of a sequential scan."""
 
     def seen() -> Reads:
-        return dict(run(run(conn.execute, COUNTS, (list(RELATIONS),)).fetchall))
+        return dict(run(run(conn.execute, COUNTS, ([*RELATIONS, *OF_LIMITS],)).fetchall))
 
     run(conn.execute, "BEGIN")
     before = seen()  # what Postgres has not yet passed on from earlier transactions
@@ -137,6 +138,24 @@ def test_a_batch_reads_its_own_rows(
         assert reads["job_owner"] <= 2 * len(others) + 100
         assert reads["job_pkey"] <= 8 * 100 + 10
         assert (reads["job"], reads["job_lease"], reads["job_held"]) == (0, 0, 0)
+
+
+def test_a_queue_without_limits_pays_nothing_for_one_that_has_some(conn: Conn, one: Holder) -> None:
+    for name in ("limited", "other"):
+        conn.execute("SELECT tasuki.limit_queue(%s, 3, 1)", (name,))
+    jobs.fill(conn, MANY)
+    for _ in range(8):
+        one.finish(*(item(lease, "completed") for lease in one.lease(2)))
+
+    with counted(one.conn, one.run) as reads:
+        leases = one.lease(BATCH)
+    assert len(leases) == BATCH
+    assert reads["queue"] + reads["queue_pkey"] <= 3, "once for the queue, not for each job"
+    assert {name: reads[name] for name in OF_LIMITS[2:]} == dict.fromkeys(OF_LIMITS[2:], 0)
+
+    with counted(one.conn, one.run) as reads:
+        assert {answer.verdict for answer in one.finish(*(item(lease, "completed") for lease in leases))} == {"applied"}
+    assert {name: reads[name] for name in OF_LIMITS} == dict.fromkeys(OF_LIMITS, 0)
 
 
 def test_behind_the_watermark_dead_entries_are_not_read(dsn: str, conn: Conn, one: Holder) -> None:
