@@ -36,13 +36,15 @@ PAGE_STOP: Final = 5  # supervisor: the STOP_… bits that say why whatever runs
 PAGE_STOP_JOB: Final = 6  # supervisor: whom STOP_CANCEL and STOP_TIMEOUT mean
 PAGE_STOP_LEASE_NO: Final = 7  # supervisor
 PAGE_INTERRUPTED: Final = 8  # child: the STOP_… bits for which an exception was raised in the running handler
+PAGE_ASK: Final = 9  # supervisor: how often it has asked where the tasks of an event loop wait
+PAGE_TOLD: Final = 10  # child: the last of these questions that it has answered, in the file of stacks
 PAGE_USER: Final = 14  # child: CPU time in microseconds that it had used when that handler was entered, in user mode
 PAGE_SYSTEM: Final = 15  # child: the same in the kernel
 PAGE_WORDS: Final = 16
 
 SIGNAL_INTERRUPT: Final = getattr(signal, "SIGRTMIN", signal.SIGUSR1) + 10
-"""Sent to a child: look at the page, and raise in the handler what it asks for. A real-time signal, since libraries and
-handlers have uses of their own for SIGUSR1 and SIGUSR2."""
+"""Sent to a child: look at the page, and raise in the handler, or tell, what it asks for. A real-time signal, since libraries
+and handlers have uses of their own for SIGUSR1 and SIGUSR2."""
 SIGNAL_DUMP: Final = SIGNAL_INTERRUPT + 1
 """Sent to a child: write where every thread is into the file of stacks."""
 BACKSTOP_SECONDS: Final = 5.0

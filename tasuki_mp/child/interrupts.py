@@ -3,7 +3,8 @@
 The supervisor writes on the shared page which lease is meant and why, then sends a signal. Its Python handler runs on the
 main thread between two bytecodes, never while C code holds the interpreter, and raises only where the stack shows that the
 user's function of that very lease is being executed. The dump of the stacks works in C as well: another signal has
-faulthandler write them into a file in memory that nothing else writes to.
+faulthandler write them into a file in memory that nothing else writes to. Of an event loop that waits they show nothing of
+the handler, so the first signal can also ask for its tasks, which go into that file too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from tasuki_mp import wire
+from tasuki_mp.child.awaits import awaits
 from tasuki_mp.child.describe import MESSAGE_LIMIT, clip, describe
 from tasuki_mp.errors import Canceled, SoftTimeout
 from tasuki_mp.outcome import CancelObeyed, ErrorKind, Interrupted, Outcome, Raised
@@ -38,6 +40,7 @@ class Interrupts:
         self._job: wire.RunJob | None = None
         self._raised: list[BaseException] = []
         self._main: asyncio.Task[Any] | None = None
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._thrown: BaseException | None = None
         """Waits to be raised at the await where an async handler stands."""
         self.stacks = os.memfd_create("tasuki-mp-stacks", os.MFD_CLOEXEC)
@@ -59,10 +62,11 @@ class Interrupts:
         """What the coroutine function returns, on an event loop of its own."""
         self._job = job
         self._thrown = None
+        self._coroutine = function(**arguments)
         try:
-            return asyncio.run(self._steered(function(**arguments)))
+            return asyncio.run(self._steered(self._coroutine))
         finally:
-            self._main = None
+            self._main = self._coroutine = None
 
     async def _steered(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         self._main = asyncio.current_task()
@@ -117,6 +121,8 @@ class Interrupts:
 
         If it is not, nothing happens, and the supervisor comes back.
         """
+        if self._page[wire.PAGE_ASK] != self._page[wire.PAGE_TOLD]:
+            self._tell_awaits()
         bit = self._wanted()
         if not bit:
             return
@@ -124,6 +130,16 @@ class Interrupts:
             self._raise(bit)
         elif self._main is not None and not self._main.done():
             self._interrupt_loop(self._main, bit)
+
+    def _tell_awaits(self) -> None:
+        asked = self._page[wire.PAGE_ASK]
+        if self._main is not None and self._coroutine is not None:
+            try:
+                text = awaits(self._main, self._coroutine)
+            except Exception as error:  # noqa: BLE001  a look at the handler's tasks must not raise in its code
+                text = f"(its tasks can't be listed: {type(error).__name__})\n"
+            os.write(self.stacks, b"\n" + text.encode("utf-8", "backslashreplace"))
+        self._page[wire.PAGE_TOLD] = asked
 
     def _wanted(self) -> int:
         """The weightiest reason on the page that is meant for the running job and was not raised yet."""

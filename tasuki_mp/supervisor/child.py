@@ -286,6 +286,15 @@ class Child:
         """Whether an exception was raised for that reason in the running handler; it is once at most for each."""
         return bool(self._page[wire.PAGE_INTERRUPTED] & _STOP_BITS[reason])
 
+    def ask_for_awaits(self) -> None:
+        """Let the next signal of `signals.interrupt` add to the file of stacks where the tasks of its event loop wait."""
+        self._page[wire.PAGE_ASK] += 1
+
+    @property
+    def has_told_awaits(self) -> bool:
+        """Whether they are in the file by now. They will not be while C code holds the interpreter."""
+        return bool(self._page[wire.PAGE_TOLD] == self._page[wire.PAGE_ASK])
+
     def close(self) -> None:
         """Close every descriptor that the supervisor had for this child."""
         for sock in (self._send_jobs, self._take_jobs, self.outcomes):

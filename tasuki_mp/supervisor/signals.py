@@ -18,7 +18,10 @@ from tasuki_mp.supervisor.child import Child
 
 DUMP_SECONDS: Final = 2.0
 """What a child has for writing its stacks. It takes a millisecond, once the child gets hold of a core."""
+AWAITS_SECONDS: Final = 0.5
+"""What a child whose event loop waits has for writing where its tasks do. It takes a millisecond as well."""
 LONGEST_STACK: Final = 64 * 1024
+_HAS_LOOP: Final = re.compile(rb'/tasuki_mp/child/interrupts\.py", line \d+ in call_async$', re.MULTILINE)
 _LOOK_AGAIN_MS: Final = 1
 _ENTRANCE: Final = re.compile(r'/tasuki_mp/child/interrupts\.py", line \d+ in (call|__await__)$')
 
@@ -38,6 +41,8 @@ def interrupt(child: Child) -> None:
 def stack_of(child: Child) -> str:
     """Where every thread of the child is: Python frames, the innermost first. In a worker thread, one at a time.
 
+    Of an async handler that waits, also where its tasks do, if Python runs in the child at all.
+
     Raises NoStackError.
     """
     try:
@@ -45,7 +50,15 @@ def stack_of(child: Child) -> str:
     except OSError:
         raise NoStackError("its process has ended") from None
     try:
-        return readable(_dump(child.pid, pidfd, file))
+        dump = _dump(child.pid, pidfd, file)
+        if _HAS_LOOP.search(dump):
+            child.ask_for_awaits()
+            interrupt(child)
+            deadline = time.monotonic() + AWAITS_SECONDS
+            while not child.has_told_awaits and not _has_ended(pidfd) and time.monotonic() < deadline:
+                continue
+            dump = os.pread(file, LONGEST_STACK, 0)
+        return readable(dump)
     finally:
         os.close(pidfd)
         os.close(file)

@@ -216,6 +216,34 @@ def test_a_running_job_says_where_it_is(supervised: Supervised, conn: Conn, dsn:
     assert conn.execute("SELECT count(*) FROM tasuki.command").fetchone() == (0,)
 
 
+@pytest.mark.parametrize("how", ["await", "gather", "spin in a task"])
+def test_an_async_handler_says_where_its_tasks_wait(supervised: Supervised, conn: Conn, dsn: str, how: str) -> None:
+    job_id = running(conn, "go_on_async", how)
+    with Client(dsn) as client:
+
+        def stack() -> str:
+            with contextlib.suppress(CommandError):
+                found = client.stack(job_id).text
+                return found if "The handler waits" in found and found.count("in sleep") == sleepers else ""
+            return ""
+
+        sleepers = {"await": 1, "gather": 2, "spin in a task": 0}[how]
+        found = wait_until(stack, "its stack")
+
+    threads, _, tasks = found.partition("\n\nThe handler waits (most recent await first):\n")
+    frames = tasks.splitlines()
+    assert "Current thread" in threads
+    assert frames.index(next(frame for frame in frames if frame.endswith(" in go_on_async"))) == (how != "gather")
+    assert "interrupts.py" not in tasks
+    if how == "gather":
+        assert tasks.count("Task 'Task-") == 2
+    if how == "spin in a task":
+        assert " in _spin" in threads
+        assert " in _spin" not in tasks, "one that runs does not wait"
+    jobs.cancel(conn, job_id)
+    assert jobs.wait_final(conn, job_id)["status"] == "canceled"
+
+
 def test_nobody_is_asked_about_a_job_that_does_not_run(conn: Conn, dsn: str) -> None:
     waiting = jobs.add(conn, queue="elsewhere")
     with Client(dsn) as client:
