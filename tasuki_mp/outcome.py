@@ -243,6 +243,8 @@ def settle(
     `attempt` counts from 1 and includes this one; `crashes` and `interruptions` are those before it. `limits` are the
     job's own, `memory_most` is what this host could give at most; `is_stopping` says that this supervisor shuts down.
     """
+    if isinstance(outcome, Returned):  # nearly all of them
+        return Settled(kind="completed", result=outcome.result)
     is_last = attempt >= max_attempts
 
     def again(error: ErrorInfo | None, delay: Seconds | None, *, is_crash: bool = False) -> Settled:
@@ -265,8 +267,6 @@ def settle(
         return Settled(kind="retry", error=error, delay=wait, is_crash=is_crash, limits=own)
 
     match outcome:
-        case Returned(result):
-            return Settled(kind="completed", result=result)
         case AskedRetry(delay, memory, timeout):
             if is_last:
                 used_up = f"the handler asked for another retry, and all {max_attempts} attempts are used up"

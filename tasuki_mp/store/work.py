@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -27,6 +28,7 @@ _VERDICT: Final = sql.query("verdict")
 _RESCUE: Final = sql.query("rescue")
 _RELEASE_UNKNOWN: Final = sql.query("release_unknown")
 
+_BY_ID: Final = attrgetter("id", "lease_no")
 _CLOCK_SLACK: Final = 60.0
 """Seconds by which a lease may be older for the database than for us: two clocks run apart slowly."""
 
@@ -341,7 +343,9 @@ def _batches(items: Sequence[_Item]) -> list[list[_Item]]:
 
     An id is there twice when its lease was lost and the same supervisor has leased it again.
     """
-    ordered = sorted(items, key=lambda item: (item.id, item.lease_no))
+    ordered = sorted(items, key=_BY_ID)
+    if len({item.id for item in ordered}) == len(ordered):
+        return [ordered] if ordered else []
     batches: list[list[_Item]] = []
     turn, last_id = 0, None
     for item in ordered:

@@ -187,6 +187,7 @@ class Dispatcher:
             self._bring_forward(units.collecting.id)
         passed: list[tuple[Lease, float]] = []
         waiting: list[Big] = []
+        is_told = logs.log.isEnabledFor(logging.DEBUG)
         while self._ready:
             lease, _ = self._ready[0]
             if lease.id in self.blocked:
@@ -230,14 +231,15 @@ class Dispatcher:
                 units.overtaken(waiting)
             if (held := self._book.get(lease.key)) is not None:
                 held.child = slot.child
-            logs.event(
-                logging.DEBUG,
-                "job dispatched",
-                job=lease.id,
-                handler=lease.handler,
-                attempt=lease.attempt,
-                slot=slot.index,
-            )
+            if is_told:
+                logs.event(
+                    logging.DEBUG,
+                    "job dispatched",
+                    job=lease.id,
+                    handler=lease.handler,
+                    attempt=lease.attempt,
+                    slot=slot.index,
+                )
         self._ready.extendleft(reversed(passed))
         if not self._ready:
             self._balance()

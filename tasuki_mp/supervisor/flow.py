@@ -299,14 +299,14 @@ class Flow:
         followups: tuple[JobRow, ...] = (),
         spool: Spool | None = None,
     ) -> None:
-        self.stopping.ended(lease.key)
-        outcome = self.deadlines.ended(lease.key, outcome, ran_for=ran_for)
+        key = lease.key
+        self.stopping.ended(key)
+        outcome = self.deadlines.ended(key, outcome, ran_for=ran_for)
         self.dispatcher.blocked.discard(lease.id)
-        if lease.key not in self.book:
+        if not self.book.unassign(key):
             if spool is not None:
                 spool.close()
             return  # the lease was lost while it ran: somebody else decides
-        self.book.unassign(lease.key)
         self.finished += 1
         settled = self._decide(lease, outcome)
         place = Place(child.pid, slot.index, child.version)
@@ -376,6 +376,8 @@ def _own_limits(lease: Lease) -> Limits:
 
 
 def _log(lease: Lease, settled: Settled, slot: int, ran_for: float) -> None:
+    if settled.kind == "completed" and not logs.log.isEnabledFor(logging.DEBUG):  # nearly always
+        return
     level = logging.DEBUG
     message = f"job {settled.kind}"
     facts: dict[str, object] = {}

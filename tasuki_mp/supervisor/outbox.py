@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import islice
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -68,7 +69,7 @@ class Entry(msgspec.Struct, frozen=True):
     @property
     def is_alone(self) -> bool:
         """Whether it is finished in a transaction of its own."""
-        return self.spool is not None or not all(row.is_plain for row in self.followups)
+        return self.spool is not None or (bool(self.followups) and not all(row.is_plain for row in self.followups))
 
     def close(self) -> None:
         """Let go of the follow-up jobs."""
@@ -178,7 +179,7 @@ class Outbox:
             if wait > 0 and not self._enough.is_set():
                 await tasks.wait_at_most(self._enough, wait)
             self._enough.clear()
-            batch = sorted(list(self._entries.values())[:BATCH], key=lambda entry: entry.lease.id)
+            batch = list(islice(self._entries.values(), BATCH))
             started = clock.now()
             try:
                 await self._flush(batch)
