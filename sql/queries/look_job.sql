@@ -5,7 +5,8 @@ select j.id, j.queue, j.handler, j.status as state, j.payload::text as payload, 
   j.lease_expires_at, j.cancel_requested_at, j.held_by, s.host, j.pid, j.slot::int as slot,
   null::text as result, j.last_error::text as error, null::text as usage, null::text as output,
   j.retry_of, null::bigint as retried_as,
-  j.progress::float8 as progress, j.progress_note, j.interruptions, c.state::text as checkpoint, c.written_at as checkpoint_at
+  j.progress::float8 as progress, j.progress_note, j.interruptions, c.state::text as checkpoint, c.written_at as checkpoint_at,
+  j.limits::text as limits
 from tasuki.job as j
 left join tasuki.supervisor as s on s.owner = j.owner
 left join tasuki.checkpoint as c on c.job_id = j.id
@@ -23,7 +24,8 @@ select a.id, a.queue, a.handler, a.status, a.payload::text, a.priority, a.attemp
       select c.id from tasuki.job_archive as c where c.retry_of = a.id
     ) as copies
   ),
-  null, null, null, c.state::text, c.written_at
+  null, null, null, c.state::text, c.written_at,
+  a.limits::text
 from tasuki.job_archive as a
 left join tasuki.checkpoint as c on c.job_id = a.id
 where a.id = %(id)s

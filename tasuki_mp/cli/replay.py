@@ -18,12 +18,14 @@ from tasuki_mp.child.calling import runnable
 from tasuki_mp.child.context import Context
 from tasuki_mp.child.each import call_each, is_list
 from tasuki_mp.child.resources import Resources
+from tasuki_mp.child.threads import ThreadBudget, limit_native_threads
 from tasuki_mp.cli import text
 from tasuki_mp.cli.database import database_options, open_connection, say_which
 from tasuki_mp.config import ExitCode, run_config
 from tasuki_mp.errors import ConfigError, PayloadError, TasukiError
 from tasuki_mp.followups import FollowUps
 from tasuki_mp.handlers import Handler, encode_result, load_app
+from tasuki_mp.limits import read_limits
 from tasuki_mp.outcome import Cancel, Retry, Snooze
 from tasuki_mp.store import look
 from tasuki_mp.store.look import JobInfo
@@ -43,7 +45,8 @@ def replay(
     """Run a stored job's handler in this terminal, with its payload and its checkpoint.
 
     The job may wait, run or have ended; its row is not touched, and neither progress nor checkpoints nor jobs that the
-    handler enqueues through its context are written. Works under any profiler: python -m cProfile -m tasuki_mp replay 7
+    handler enqueues through its context are written. Native libraries use as many threads as the job has units.
+    Works under any profiler: python -m cProfile -m tasuki_mp replay 7
     """
     config = run_config({"app": app, "app-dir": app_dir}, dsn="", config_file=config_file)
     with open_connection(dsn, config_file, name="replay") as (database, conn):
@@ -53,15 +56,17 @@ def replay(
     if found is None:
         raise TasukiError(f"there is no job {id}")
     job, _ = found
+    limit_native_threads()
     application = load_app(config.app, config.app_dir or "")
     handler = application.registry.handlers.get(job.handler)
     if handler is None:
         raise ConfigError(f"{config.app} has no handler {job.handler!r}, which job {id} asks for")
+    cpus = _cpus(handler, job)
     resources = Resources(application.registry.resources)
     followups = FollowUps()
     started = perf_counter()
     try:
-        value = _call(handler, job, resources, checkpoint, followups)
+        value = _call(handler, job, resources, checkpoint, cpus, followups)
         result = None if isinstance(value, Retry | Snooze | Cancel) else encode_result(value)
     except PayloadError as error:
         raise TasukiError(f"job {id}: {error}") from error
@@ -83,7 +88,12 @@ def replay(
 
 
 def _call(
-    handler: Handler[..., Any], job: JobInfo, resources: Resources, checkpoint: str | None, followups: FollowUps
+    handler: Handler[..., Any],
+    job: JobInfo,
+    resources: Resources,
+    checkpoint: str | None,
+    cpus: int,
+    followups: FollowUps,
 ) -> Any:
     injected: dict[str, Any] = {}
     for parameter, resource in handler.injections:
@@ -96,6 +106,7 @@ def _call(
                 attempt=max(1, job.attempt),
                 max_attempts=job.max_attempts,
                 checkpoint=checkpoint,
+                cpus=cpus,
                 followups=followups,
             )
         else:
@@ -107,9 +118,26 @@ def _call(
     def call(arguments: dict[str, Any]) -> Any:
         return asyncio.run(function(**arguments)) if is_async else function(**arguments)
 
-    if is_list(job.payload):
-        return call_each(handler, job.payload, injected, call)
-    return call({**handler.decode(job.payload), **injected})
+    threads = ThreadBudget()
+    if cpus > 1:
+        threads.raise_to(cpus)
+    try:
+        if is_list(job.payload):
+            return call_each(handler, job.payload, injected, call)
+        return call({**handler.decode(job.payload), **injected})
+    finally:
+        if cpus > 1:
+            threads.lower()
+
+
+def _cpus(handler: Handler[..., Any], job: JobInfo) -> int:
+    """The units that a supervisor would give it."""
+    declared = handler.info.policy.limits
+    try:
+        limits = declared if job.limits is None else read_limits(job.limits).over(declared)
+    except ValueError as error:
+        raise TasukiError(f"job {job.id}: its limits can't be used: {error}") from error
+    return limits.cpus or 1
 
 
 def _raised(error: Exception, took: float, *, is_debugged: bool) -> int:

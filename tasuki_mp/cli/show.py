@@ -60,7 +60,7 @@ def show(dsn: str | None, config_file: Path | None, job_id: int, is_json: bool) 
 def as_json(job: JobInfo, attempts: list[AttemptInfo]) -> dict[str, object]:
     """The job for programs; what is JSON in the database is embedded as it is."""
     return {
-        **_with_json(job, ("payload", "result", "error", "usage", "checkpoint")),
+        **_with_json(job, ("payload", "result", "error", "usage", "checkpoint", "limits")),
         "attempts": [_attempt_json(a) for a in attempts],
     }
 

@@ -175,6 +175,8 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str | None = None
     """What it left for its next attempt, as JSON text."""
     checkpoint_at: datetime | None = None
+    limits: str | None = None
+    """Its own, as JSON text; what they do not say, its handler does."""
 
 
 @contextmanager

@@ -35,6 +35,12 @@ def look(ctx: Context) -> dict[str, Any]:
     return _seen(ctx)
 
 
+@app.handler(cpus=2)
+def look_wide(ctx: Context) -> dict[str, Any]:
+    """The same with two units of its own."""
+    return _seen(ctx)
+
+
 @app.handler
 def stand(ctx: Context) -> dict[str, Any]:
     """The same, having imported (something of the name of) a library that reads its number of threads once."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import Any
 
 import psycopg
+import pytest
+from psycopg.types.json import Jsonb
 
 from tests.support import jobs
 from tests.support.program import Program
@@ -56,11 +59,27 @@ def test_the_context_has_the_attempt_and_the_checkpoint(dsn: str, conn: Conn) ->
     assert '"lease_no":7' in lines[-1]
 
 
+@pytest.mark.parametrize("limits", [None, {"cpus": 3}, {"memory": 2**30}])
+@pytest.mark.parametrize("handler", ["look", "look_wide"])
+def test_native_libraries_get_the_threads_that_the_job_has_units(
+    dsn: str, conn: Conn, handler: str, limits: dict[str, int] | None
+) -> None:
+    job_id = jobs.add(conn, handler=handler, **({} if limits is None else {"limits": Jsonb(limits)}))
+    code, lines = _replay(dsn, str(job_id), "--app", "tests.support.native:app")
+    assert code == 0
+    cpus = (limits or {}).get("cpus", 2 if handler == "look_wide" else 1)
+    seen = json.loads(lines[-1])
+    assert (seen["cpus"], seen["pools"], seen["numexpr"], seen["environment"]) == (cpus, [cpus], cpus, [str(cpus)])
+
+
 def test_mistakes_are_said_in_one_line(dsn: str, conn: Conn) -> None:
     assert _replay(dsn, "99", "--app", APP) == (1, ["tasuki-mp: there is no job 99"])
     job_id = jobs.add(conn, handler="nobody's")
     code, (line,) = _replay(dsn, str(job_id), "--app", APP)
     assert (code, 'has no handler "nobody\'s"' in line) == (2, True)
+    job_id = jobs.add(conn, handler="later", limits=Jsonb({"cpus": "many"}))
+    code, (line,) = _replay(dsn, str(job_id), "--app", APP)
+    assert (code, f"tasuki-mp: job {job_id}: its limits can't be used" in line) == (1, True)
     job_id = jobs.add(conn, handler="later", payload={"colour": "red"})
     code, (line,) = _replay(dsn, str(job_id), "--app", APP)
     assert (code, f"tasuki-mp: job {job_id}: handler 'later'" in line) == (1, True)
