@@ -1,5 +1,5 @@
 -- Seconds until the earliest job that these handlers could take from these queues; zero or less if one is due, null if
--- there is none. Locks: nothing. Index: job_lease (one look for each queue and priority).
+-- there is none; and when that was looked at. Locks: nothing. Index: job_lease (one look for each queue and priority).
 select
   extract(epoch from min(first.scheduled_at) - clock_timestamp())::float8,
   array(
@@ -7,7 +7,8 @@ select
     from tasuki.queue as q
     where q.name = any(%(queues)s::text[]) and (q.max_running is not null or q.max_running_per_key is not null)
     order by q.name
-  ) as limited
+  ) as limited,
+  now() as looked_at
 from unnest(%(queues)s::text[]) as e (queue)
 cross join generate_series(0, 3) as p (priority)
 cross join lateral (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -31,6 +32,8 @@ _PAUSED_QUEUES: Final = sql.query("paused_queues")
 _CLAIM: Final = sql.query("claim_upkeep")
 _END_CLAIM: Final = sql.query("end_upkeep")
 
+HOLD_BATCH: Final = 5000
+"""Jobs of unknown handlers that are held, and looked at, by one statement."""
 ATTEMPTS_KEPT: Final = 50
 """Rows of history that a live job keeps at most."""
 
@@ -66,6 +69,21 @@ class OtherSupervisor(msgspec.Struct, frozen=True):
     pid_ns: str
     is_stale: bool
     lease_seconds: float = 0.0
+
+
+class Ahead(NamedTuple):
+    """What is due next."""
+
+    seconds: float | None
+    """Until the earliest job that may be leased; zero or less when one is due, None when there is none."""
+    limited: list[str]
+    """Those of the queues that have limits: their jobs count only before they become due."""
+    looked_at: datetime
+    """By the database's clock."""
+
+    @property
+    def is_any_due(self) -> bool:
+        return self.seconds is not None and self.seconds <= 0
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,15 +151,17 @@ async def trim_attempts(conn: AsyncConnection, ids: Sequence[int], *, keep: int 
     return cursor.rowcount
 
 
-async def next_due(conn: AsyncConnection, *, queues: Sequence[str], reach: Reach) -> tuple[float | None, list[str]]:
-    """Seconds until the earliest job that may be leased, zero or less when one is due, None when there is none; and
-    which of the queues have limits, whose jobs count only once they become due."""
+async def next_due(conn: AsyncConnection, *, queues: Sequence[str], reach: Reach) -> Ahead:
+    """What is due next of the jobs that may be leased."""
     row = await (await conn.execute(_NEXT_DUE, {"queues": list(queues), **reach.parameters})).fetchone()
-    seconds, limited = row or (None, [])
-    return None if seconds is None else float(seconds), limited
+    if row is None:
+        raise psycopg.InternalError("an aggregate without a row")
+    return Ahead(*row)
 
 
-async def hold_unknown(conn: AsyncConnection, *, queues: Sequence[str], grace: float = 600, limit: int = 5000) -> int:
+async def hold_unknown(
+    conn: AsyncConnection, *, queues: Sequence[str], grace: float = 600, limit: int = HOLD_BATCH
+) -> int:
     """Hold jobs at the head of these queues whose handler nobody has known for `grace` seconds; returns how many."""
     return int(await _value(conn, _HOLD_UNKNOWN, {"queues": list(queues), "grace": grace, "most": limit}))
 
@@ -158,7 +178,7 @@ async def drain_left(conn: AsyncConnection, *, queues: Sequence[str], reach: Rea
     scope = {"queues": list(queues), "due_only": due_only, **reach.parameters}
     row = await (await conn.execute(_DRAIN_LEFT, scope)).fetchone()
     waiting, running = row or (0, 0)
-    due, _ = await next_due(conn, queues=queues, reach=reach)
+    due = (await next_due(conn, queues=queues, reach=reach)).seconds
     if waiting or running:
         return Left(waiting=waiting, running=running, next_due=due)
     larger = await (await conn.execute(_DRAIN_LARGER, scope)).fetchall()

@@ -1,7 +1,8 @@
 """The leaser: takes due jobs when there is room for them, woken by a freed slot, a notification, a due time or the poll.
 
 One lease at a time, on its own connection. Short scans begin at the watermark; a full scan comes at least every half
-minute, and is what the poll does when nothing is found. Notifications are hints: throttled, and never relied on.
+minute. While nothing is due, the poll only asks when something will be, which looks at everything as a full scan does.
+Notifications are hints: throttled, and never relied on.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class Leaser:
         self._wake = asyncio.Event()
         self._is_full_wanted = True
         self._is_reply_lost = False
+        self._is_poll = False
+        """Whether it is time that brings us to look, and nothing else."""
         self._limited: list[str] = []
         """Those of our queues that have limits, as of the last look."""
         self._looked_at = float("-inf")
@@ -153,8 +156,7 @@ class Leaser:
                 logs.event(logging.WARNING, "lease refused", sqlstate=error.sqlstate, error=str(error).strip())
                 await self._link.pause()
                 continue
-            if wait > 0:
-                await tasks.wait_at_most(self._wake, wait)
+            self._is_poll = wait > 0 and not await tasks.wait_at_most(self._wake, wait) and wait >= self._poll
 
     async def _lease_once(self) -> float:
         """One scan, if there is room; returns the seconds to wait for the next unless something wakes us."""
@@ -167,6 +169,10 @@ class Leaser:
         if wanted <= 0:
             return self._poll
         now = clock.now()
+        if self._is_poll and not self._limited and self._marks.may_full_scan(now):
+            ahead = await self._look_ahead()
+            if not ahead.is_any_due and not self._limited:
+                return self._until(ahead, since=now)
         is_full = self._marks.must_full_scan(now) or (self._is_full_wanted and self._marks.may_full_scan(now))
         leases = await self._scan(wanted, is_full=is_full)
         if leases:
@@ -177,22 +183,33 @@ class Leaser:
             later = self._marks.next_full_scan() - clock.now()
             return max(SOONEST, min(later, self._poll)) if later > 0 else 0.0
         self._is_full_wanted = False
-        self._events.found_nothing()
-        due = await self._look_ahead()
+        ahead = await self._look_ahead()
         self._is_full_wanted = True
-        return self._poll if due is None else max(SOONEST, min(due, self._poll))
+        return self._until(ahead, since=now)
 
-    async def _look_ahead(self) -> float | None:
-        """Seconds until the next job is due, as far as that can be said; learns by the way which queues have limits."""
-        due, limited = await self._link.call(upkeep.next_due, queues=self._queues, reach=self._events.reach())
+    def _until(self, ahead: upkeep.Ahead, *, since: float) -> float:
+        """Seconds to wait after a look at everything, begun at `since`, which found nothing to take."""
+        self._events.found_nothing()
+        now = clock.now()
+        self._marks.full_scan_done(at=now, took=now - since)
+        if ahead.is_any_due:
+            return SOONEST
+        if self._events.reach().is_whole:
+            self._marks.found_none(self._queues, at=ahead.looked_at)
+        return self._poll if ahead.seconds is None else max(SOONEST, min(ahead.seconds, self._poll))
+
+    async def _look_ahead(self) -> upkeep.Ahead:
+        """When the next job is due, as far as that can be said; learns by the way which queues have limits."""
+        ahead = await self._link.call(upkeep.next_due, queues=self._queues, reach=self._events.reach())
         self._looked_at = clock.now()
-        if limited != self._limited:
-            self._limited = limited
+        if ahead.limited != self._limited:
+            self._limited = ahead.limited
             self.look_everywhere()
-        return due
+        return ahead
 
     async def _scan(self, wanted: int, *, is_full: bool) -> list[Lease]:
-        if is_full and clock.now() - self._looked_at > LOOK_EVERY:
+        began = clock.now()
+        if is_full and began - self._looked_at > LOOK_EVERY:
             await self._look_ahead()
         order = self._stride.order(self._queues)
         quotas = self._stride.quotas(order, wanted)
@@ -216,7 +233,7 @@ class Leaser:
         self.last_success = ended
         self._metrics.lease_took(ended - started, len(leases))
         if is_full:
-            self._marks.full_scan_done(at=ended, took=ended - started)
+            self._marks.full_scan_done(at=ended, took=ended - began)
         if reach.is_whole:
             self._marks.took(leases, is_full=is_full)
         if leases:

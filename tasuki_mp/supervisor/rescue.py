@@ -27,6 +27,8 @@ from tasuki_mp.supervisor.link import Link, UnavailableError
 BATCH: Final = 500
 HOLD_EVERY: Final = 30.0
 HOLD_GRACE: Final = 600.0
+HOLD_FOR: Final = 2.0
+"""Seconds in each round for holding: a million takes some ten rounds."""
 PARTITIONS_EVERY: Final = 3600.0
 
 
@@ -137,7 +139,13 @@ class Rescuer:
                 logs.event(logging.INFO, "dead supervisor forgotten", host=other.host, pid=other.pid)
 
     async def _hold_and_let_go(self) -> None:
-        held = await self._link.call(upkeep.hold_unknown, queues=self.row.queues, grace=HOLD_GRACE)
+        held = 0
+        began = clock.now()
+        while found := await self._link.call(upkeep.hold_unknown, queues=self.row.queues, grace=HOLD_GRACE):
+            held += found
+            # While most of the head is nobody's, there is likely more of it behind.
+            if found < upkeep.HOLD_BATCH / 2 or clock.now() - began > HOLD_FOR:
+                break
         if held:
             logs.event(logging.WARNING, "jobs of unknown handlers held", jobs=held)
         let_go = 0

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from tasuki_mp.job import Lease
+from tasuki_mp.job import PRIORITIES, Lease
 
 LOOK_BACK: Final = timedelta(milliseconds=100)
 FULL_SCAN_EVERY: Final = 30.0
-FULL_SCAN_SHARE: Final = 50.0
-"""A full scan comes no sooner than this many times its own duration after the last one."""
+FULL_SCAN_SHARE: Final = 100.0
+"""A full scan comes no sooner than this many times its own duration after the last one: it takes a hundredth of the time."""
 FULL_SCAN_LEAST: Final = 1.0
 
 
@@ -42,6 +42,17 @@ class Watermarks:
         for place, at in last.items():
             before = self._marks.get(place)
             self._marks[place] = at if is_full or before is None else max(before, at)
+
+    def found_none(self, queues: Iterable[str], *, at: datetime) -> None:
+        """Nothing was due at that time of the database's clock, in a look at everything.
+
+        Where that took long (over jobs of handlers that nobody here has, over dead entries), short scans begin there
+        from now on. Else they may as well begin where they did, and find at once what a long transaction commits.
+        """
+        if self._scan_took * FULL_SCAN_SHARE > FULL_SCAN_LEAST:
+            for queue in queues:
+                for priority in PRIORITIES:
+                    self._marks[queue, priority] = at
 
     def full_scan_done(self, *, at: float, took: float) -> None:
         self._scanned_at, self._scan_took = at, took

@@ -139,9 +139,10 @@ def test_history_of_a_live_job_is_bounded(conn: Conn, one: Holder) -> None:
 
 def test_when_the_next_job_is_due(conn: Conn, one: Holder) -> None:
     def due() -> float | None:
-        seconds, limited = one.call(store.next_due, **SCOPE)
-        assert limited == []
-        return seconds
+        ahead: store.Ahead = one.call(store.next_due, **SCOPE)
+        assert ahead.limited == []
+        assert abs(ahead.looked_at - datetime.now(UTC)) < timedelta(minutes=1)
+        return ahead.seconds
 
     assert due() is None
     jobs.add(conn, queue="elsewhere")
@@ -211,7 +212,7 @@ def test_what_is_too_large_for_this_host_is_no_work_for_it(conn: Conn, one: Hold
     jobs.add(conn)
     jobs.add(conn, handler="huge")
     jobs.add(conn, handler="nobody's")
-    assert one.call(store.next_due, **scope) == (None, [])
+    assert one.call(store.next_due, **scope)[:2] == (None, [])
     left = one.call(store.drain_left, **scope, due_only=True)
     assert (left.waiting, left.larger, left.unknown) == (0, {"work": 1, "huge": 1}, {"nobody's": 1})
     jobs.add(conn, limits='{"memory": 99}')

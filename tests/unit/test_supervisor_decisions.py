@@ -119,7 +119,7 @@ def test_only_a_full_scan_sets_a_mark_backwards() -> None:
     assert marks.start_of("a", 2) == T0 + timedelta(seconds=49.9)
 
 
-def test_full_scans_come_every_half_minute_and_no_sooner_than_fifty_times_their_cost() -> None:
+def test_full_scans_come_every_half_minute_and_no_sooner_than_a_hundred_times_their_cost() -> None:
     marks = Watermarks()
     assert marks.must_full_scan(0.0)
     marks.full_scan_done(at=0.0, took=0.001)
@@ -128,8 +128,19 @@ def test_full_scans_come_every_half_minute_and_no_sooner_than_fifty_times_their_
     assert not marks.must_full_scan(29.0)
     assert marks.must_full_scan(30.0)
     marks.full_scan_done(at=30.0, took=0.1)
-    assert not marks.may_full_scan(34.9)
-    assert marks.may_full_scan(35.0)
+    assert not marks.may_full_scan(39.9)
+    assert marks.may_full_scan(40.0)
+
+
+def test_where_a_look_at_everything_took_long_and_found_nothing_the_next_scan_begins_there() -> None:
+    marks = Watermarks()
+    marks.full_scan_done(at=0.0, took=0.001)
+    marks.found_none(["a"], at=T0)
+    assert marks.start_of("a", 2) is None
+    marks.full_scan_done(at=0.0, took=0.5)
+    marks.found_none(["a"], at=T0)
+    assert [marks.start_of("a", priority) for priority in (0, 3)] == [T0 - timedelta(seconds=0.1)] * 2
+    assert marks.start_of("b", 2) is None
 
 
 # ── tokens, quarantine ────────────────────────────────────────────────────────────────────────────────────────────────

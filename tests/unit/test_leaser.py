@@ -1,0 +1,149 @@
+"""What an idle leaser asks the database, and what the rescuer does about jobs that stand in its way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tasuki_mp.job import Lease
+from tasuki_mp.limits import Reach
+from tasuki_mp.store import upkeep
+from tasuki_mp.supervisor import identity, watermark
+from tasuki_mp.supervisor.book import LeaseBook
+from tasuki_mp.supervisor.heartbeat import Heartbeat
+from tasuki_mp.supervisor.hooks import Hooks
+from tasuki_mp.supervisor.leaser import Leaser
+from tasuki_mp.supervisor.link import Link
+from tasuki_mp.supervisor.metrics import Metrics
+from tasuki_mp.supervisor.rescue import Rescuer
+
+POLL = 0.05
+
+
+class ScriptedLink(Link):
+    """Answers without a database; `asked` counts by the name of the store's function."""
+
+    def __init__(self, answers: dict[str, Callable[[], Any]]) -> None:
+        super().__init__("", name="", timeout=1)
+        self.asked: Counter[str] = Counter()
+        self._answers = answers
+
+    async def call(self, function: Callable[..., Any], *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        self.asked[function.__name__] += 1
+        return self._answers.get(function.__name__, lambda: None)()
+
+
+class Idle:
+    """The events of a supervisor with room for a job. It counts how often it was told that there is none."""
+
+    def __init__(self) -> None:
+        self.found = asyncio.Semaphore(0)
+
+    def wants(self) -> int:
+        return 1
+
+    def reach(self) -> Reach:
+        return Reach(handlers=("h",))
+
+    def leased(self, leases: list[Lease]) -> None:
+        raise AssertionError
+
+    def leased_again(self, older: list[Lease]) -> None:
+        raise AssertionError
+
+    def found_nothing(self) -> None:
+        self.found.release()
+
+
+def leaser_on(link: Link, events: Idle) -> Leaser:
+    return Leaser(
+        link,
+        owner=uuid4(),
+        lease_for=60,
+        poll=POLL,
+        queues={"a": 1},
+        book=LeaseBook(lease_for=60),
+        events=events,
+        metrics=Metrics(),
+        hooks=Hooks(),
+    )
+
+
+def ahead(*, seconds: float | None = None, limited: tuple[str, ...] = ()) -> upkeep.Ahead:
+    return upkeep.Ahead(seconds, list(limited), datetime.now(UTC))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a turn takes on a busy machine, the next look at everything may come with the next poll."""
+    monkeypatch.setattr(watermark, "FULL_SCAN_LEAST", 0.0)
+    monkeypatch.setattr(watermark, "FULL_SCAN_SHARE", 0.0)
+
+
+async def looks(link: ScriptedLink, count: int) -> None:
+    """Let a leaser look at everything so many times, and find nothing."""
+    events = Idle()
+    leaser = leaser_on(link, events)
+    leaser.start()
+    async with asyncio.timeout(60):
+        for _ in range(count):
+            await events.found.acquire()
+    await leaser.stop()
+
+
+def test_an_idle_leaser_asks_one_thing_at_each_poll() -> None:
+    link = ScriptedLink({"next_due": ahead, "_lease": list})
+    asyncio.run(looks(link, 4))
+    assert link.asked["_lease"] == 1
+    # Once more at the start, to know which queues have limits.
+    assert link.asked["next_due"] in (5, 6)
+
+
+def test_from_a_queue_with_limits_it_tries_to_lease_at_each_poll() -> None:
+    link = ScriptedLink({"next_due": lambda: ahead(limited=("a",)), "_lease": list, "_lease_limited": list})
+    asyncio.run(looks(link, 3))
+    assert link.asked["_lease_limited"] >= 3
+
+
+def test_what_a_poll_finds_due_is_leased_at_once() -> None:
+    answers = [ahead(), ahead(), ahead(seconds=-1.0)]
+    link = ScriptedLink({"next_due": lambda: answers.pop(0) if answers else ahead(), "_lease": list})
+    asyncio.run(looks(link, 3))
+    assert link.asked["_lease"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("found", "asked"), [([0], 1), ([100], 1), ([5000, 5000, 4000, 20, 5000], 4), ([5000, 0, 5000], 2)]
+)
+def test_jobs_of_unknown_handlers_are_held_as_long_as_the_head_is_full_of_them(found: list[int], asked: int) -> None:
+    answers = list(found)
+    link = ScriptedLink({"other_supervisors": list, "hold_unknown": lambda: answers.pop(0), "release_held": lambda: 0})
+
+    async def nothing() -> int:
+        return 0
+
+    async def swept() -> None:
+        return None
+
+    async def scenario() -> None:
+        me = identity.own_row(procs=1, queues=["a"], handlers=["h"], lease=60)
+        book, hooks = LeaseBook(lease_for=60), Hooks()
+        rescuer = Rescuer(
+            link,
+            me=me,
+            heartbeat=Heartbeat("", owner=me.owner, lease_for=60, book=book, on_verdicts=print, hooks=hooks),
+            release_unknown=nothing,
+            look_everywhere=lambda: None,
+            sweep=swept,
+            hooks=hooks,
+        )
+        await rescuer.look_around()
+
+    asyncio.run(scenario())
+    assert link.asked["hold_unknown"] == asked
