@@ -9,6 +9,7 @@
     python -m scripts.show threads   matrices multiplied in two processes, with a budget of threads and without
     python -m scripts.show preload   eight children that share a table of 200 MB
     python -m scripts.show clean     what it costs to clean up a child after each job
+    python -m scripts.show sampler   what it costs to watch eight jobs' memory and CPU time
     python -m scripts.show ticks     fifty schedules at each second, four supervisors killed at random (--seconds N)
 
 Prints what was measured; exit code 1 if a promise was broken.
@@ -44,9 +45,22 @@ from scripts.show_cores import clean, preload, threads
 from scripts.show_limits import limits
 from scripts.show_long import Long
 from scripts.show_misbehaving import misbehaving
+from scripts.show_sampler import sampler
 from scripts.show_ticks import SECONDS, ticks
 
-CHOICES = ["batch", "clean", "crashes", "limits", "long", "misbehaving", "orphans", "preload", "threads", "ticks"]
+CHOICES = [
+    "batch",
+    "clean",
+    "crashes",
+    "limits",
+    "long",
+    "misbehaving",
+    "orphans",
+    "preload",
+    "sampler",
+    "threads",
+    "ticks",
+]
 LEASE = 5.0
 PILLS = 5
 STEPS = 195
@@ -290,6 +304,7 @@ def main() -> int:
         "clean": _said_by(clean),
         "batch": _said_by(partial(batch, jobs=given.jobs, supervisors=given.supervisors)),
         "limits": _said_by(limits),
+        "sampler": _said_by(sampler),
         "misbehaving": _said_by(misbehaving),
         "ticks": _said_by(partial(ticks, seconds=given.seconds)),
     }
