@@ -62,7 +62,9 @@ class Batch:
         pause = FIRST_PAUSE
         with self._client.listening(CHANNEL) as connection:
             while True:
-                status = self.status()
+                status = self.status(connection)  # a pool of the caller's may have no other one
+                with explained():
+                    connection.commit()
                 yield status
                 if status.has_ended:
                     return

@@ -173,10 +173,12 @@ class Client(Steering, Storing):
         with self.connection(None) as connection:
             with explained():
                 connection.execute(b"LISTEN " + channel)
+                connection.commit()  # without autocommit nobody listens before
             try:
                 yield connection
             finally:
                 if not connection.closed:
+                    connection.rollback()
                     connection.execute(b"UNLISTEN " + channel)
 
     def connection(self, conn: object) -> AbstractContextManager[Connection]:

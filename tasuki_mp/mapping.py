@@ -150,7 +150,7 @@ class Map(Iterator[Any]):
         with self._client.connection(None) as connection:
             if self._chunk == "auto":
                 self._add(connection, [[payload] for payload in itertools.islice(payloads, PROBES)], is_last=False)
-                self._measure()
+                self._measure(connection)
             cut = _chunked(payloads, self._size())
             while chunks := list(itertools.islice(cut, JOBS_AT_ONCE)):
                 self._add(connection, chunks, is_last=False)
@@ -163,12 +163,12 @@ class Map(Iterator[Any]):
             return 1
         return max(1, min(LARGEST_CHUNK, int(CHUNK_SECONDS / max(self._seconds_an_item, 1e-6))))
 
-    def _measure(self) -> None:
+    def _measure(self, connection: psycopg.Connection[Any]) -> None:
         """Wait for the first results, as long as it is worth it."""
         deadline = time.monotonic() + PROBE_FOR
         pause = FIRST_PAUSE
         while self._parts and time.monotonic() < deadline:
-            rows = self._ask([part.job_id for part in self._parts])
+            rows = self._ask([part.job_id for part in self._parts], connection)
             times = [float(seconds) for *_, seconds in rows if seconds is not None]
             if times:
                 self._seconds_an_item = sum(times) / len(times)
@@ -214,9 +214,11 @@ class Map(Iterator[Any]):
                 time.sleep(pause)  # noqa: TID251  between two looks: nobody tells of single jobs
                 pause = min(LONGEST_PAUSE, pause * 1.5)
 
-    def _ask(self, ids: list[int]) -> list[tuple[Any, ...]]:
-        with self._client.connection(None) as connection, explained():
-            return cursor(connection).execute(batches.RESULTS, {"id": self.id, "ids": ids}).fetchall()
+    def _ask(self, ids: list[int], conn: psycopg.Connection[Any] | None = None) -> list[tuple[Any, ...]]:
+        with self._client.connection(conn) as connection, explained():
+            rows = cursor(connection).execute(batches.RESULTS, {"id": self.id, "ids": ids}).fetchall()
+            connection.commit()  # without autocommit a transaction would be open for as long as the map takes
+            return rows
 
     @contextmanager
     def _bar(self) -> Iterator[Any]:

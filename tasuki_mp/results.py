@@ -61,11 +61,15 @@ def wait(client: Client, job_id: int, timeout: float | None, kind: Any) -> Any:
     with ExitStack() as ears:
         while True:
             try:
-                with client.connection(None) as connection, explained():
+                # A pool of the caller's may have no other connection than the one that listens.
+                with client.connection(ear and ear.connection) as connection, explained():
                     row = cursor(connection).execute(_LOOK, {"id": job_id}).fetchone()
+                    connection.commit()  # without autocommit: notifications come between transactions only
             except DatabaseError as error:
                 if not _is_away(error) or time.monotonic() - heard_at > OUTAGE:
                     raise
+                ears.close()
+                ear = None
             else:
                 heard_at = time.monotonic()
                 if (done := _outcome(job_id, row, kind)) is not None:
@@ -100,7 +104,7 @@ def _listening(client: Client, job_id: int) -> Iterator[Ear | None]:
             with explained():
                 connection.execute(_LISTEN)
                 row = cursor(connection).execute(_ADD, {"id": job_id}).fetchone()
-                connection.commit()  # a pool of the caller's may have connections that are not in autocommit
+                connection.commit()
         except DatabaseError as error:
             if not isinstance(error.__cause__, pg.InsufficientPrivilege):
                 raise
@@ -110,9 +114,11 @@ def _listening(client: Client, job_id: int) -> Iterator[Ear | None]:
             yield ear
         finally:
             with suppress(psycopg.OperationalError):  # lost: nobody listens any more, and the row will expire
+                connection.rollback()  # what was refused leaves a transaction that takes nothing else
                 connection.execute(_UNLISTEN)
                 if ear is not None:
                     cursor(connection).execute(_REMOVE, {"waiter": ear.waiter})
+                connection.commit()
 
 
 def _hear(ear: Ear, job_id: int, seconds: float) -> Ear | None:
@@ -140,12 +146,15 @@ async def wait_async(client: AsyncClient, job_id: int, timeout: float | None, ki
     async with AsyncExitStack() as ears:
         while True:
             try:
-                async with client.connection(None) as connection:
+                async with client.connection(ear and ear.connection) as connection:
                     with explained():
                         row = await (await cursor_async(connection).execute(_LOOK, {"id": job_id})).fetchone()
+                        await connection.commit()
             except DatabaseError as error:
                 if not _is_away(error) or time.monotonic() - heard_at > OUTAGE:
                     raise
+                await ears.aclose()
+                ear = None
             else:
                 heard_at = time.monotonic()
                 if (done := _outcome(job_id, row, kind)) is not None:
@@ -189,9 +198,11 @@ async def _listening_async(client: AsyncClient, job_id: int) -> AsyncIterator[Ea
             yield ear
         finally:
             with suppress(psycopg.OperationalError):
+                await connection.rollback()
                 await connection.execute(_UNLISTEN)
                 if ear is not None:
                     await cursor_async(connection).execute(_REMOVE, {"waiter": ear.waiter})
+                await connection.commit()
 
 
 async def _hear_async(ear: Ear, job_id: int, seconds: float) -> Ear | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 
 from tasuki_mp import Client, MapError
@@ -44,6 +45,13 @@ def test_a_map_gives_its_results_in_order_and_cuts_quick_items_into_few_jobs(
     row = conn.execute("SELECT count(*) FROM tasuki.job_archive WHERE status = 'completed'").fetchone()
     assert row is not None
     assert row[0] < 300
+
+
+def test_a_map_through_a_pool_of_one_connection(dsn: str) -> None:
+    with Supervised(dsn, app=APP, procs=2) as supervised:
+        supervised.started()
+        with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, open=True, timeout=5) as pool:
+            assert list(Client(pool).map(square, range(100), progress=False)) == [n * n for n in range(100)]
 
 
 def test_a_map_in_any_order_and_of_jobs(dsn: str, client: Client) -> None:

@@ -8,9 +8,10 @@ from threading import Barrier
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 
-from tasuki_mp import AsyncClient, BatchError, Client, Tasuki
+from tasuki_mp import AsyncClient, BatchError, Client, Tasuki, batching
 from tasuki_mp.store import batches
 from tests.support import jobs
 from tests.support.holder import Holder
@@ -159,6 +160,21 @@ def test_waiting_hears_of_the_end(client: Client, dsn: str) -> None:
         assert waiting.result().is_successful
     with pytest.raises(TimeoutError):
         client.enqueue_batch([work.job()]).wait(0)
+
+
+def test_waiting_through_a_pool_of_one_connection_without_autocommit_hears_of_the_end(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no other connection to look with, and a transaction that stays open would hear of nothing."""
+    monkeypatch.setattr(batching, "FIRST_PAUSE", 3600.0)
+    with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, open=True, timeout=5) as pool, Holder(dsn) as holder:
+        batch = Client(pool).enqueue_batch([work.job()])
+        looks = batch.watch(40)
+        assert next(looks).pending == 1
+        _end(holder, "completed")
+        holder.call(batches.close, ids=[batch.id])
+        assert next(looks).is_successful
+        looks.close()
 
 
 def test_it_is_the_same_for_asyncio(dsn: str, conn: Conn) -> None:

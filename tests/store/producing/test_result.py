@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 from psycopg import sql
 
@@ -133,20 +134,73 @@ def test_waiting_outlives_the_connection_that_listens(result: Result, conn: Conn
         assert answer() == 7
 
 
-@pytest.mark.usefixtures("own_database")
-def test_a_role_that_may_only_read_looks(conn: Conn, dsn: str, one: Holder) -> None:
+@pytest.fixture
+def reader(conn: Conn, dsn: str) -> Iterator[str]:
+    """A dsn of somebody who may only look at jobs."""
     role = sql.Identifier(f"reader_{conn.info.dbname}")
     conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'p'; GRANT USAGE ON SCHEMA tasuki TO {}").format(role, role))
     conn.execute(sql.SQL("GRANT SELECT ON tasuki.job, tasuki.job_archive TO {}").format(role))
-    try:
-        job_id = add(conn)
-        lease = one.lease_one()
-        as_reader = psycopg.conninfo.make_conninfo(dsn, options=f"-c role={role.as_string().strip(chr(34))}")
-        with Client(as_reader) as client, waiting(lambda: results.wait(client, job_id, 45, Any)) as answer:
+    yield psycopg.conninfo.make_conninfo(dsn, options=f"-c role={role.as_string().strip(chr(34))}")
+    conn.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(role, role))
+
+
+@pytest.mark.usefixtures("own_database")
+def test_a_role_that_may_only_read_looks(conn: Conn, reader: str, one: Holder) -> None:
+    job_id = add(conn)
+    lease = one.lease_one()
+    with Client(reader) as client, waiting(lambda: results.wait(client, job_id, 45, Any)) as answer:
+        one.end(lease, "completed", result="7")
+        assert answer() == 7
+
+
+@pytest.mark.usefixtures("own_database")
+def test_through_a_pool_of_one_connection_without_autocommit_too(conn: Conn, reader: str, one: Holder) -> None:
+    """Being refused to register leaves its transaction failed; and there is no other connection to look with."""
+    job_id = add(conn)
+    lease = one.lease_one()
+    with psycopg_pool.ConnectionPool(reader, min_size=1, max_size=1, open=True) as pool:
+        with pytest.raises(TimeoutError):
+            results.wait(Client(pool), job_id, 0.5, Any)
+        with pool.connection() as connection:
+            assert connection.execute("SELECT pg_listening_channels()").fetchall() == []
+        with waiting(lambda: results.wait(Client(pool), job_id, 45, Any)) as answer:
             one.end(lease, "completed", result="7")
             assert answer() == 7
-    finally:
-        conn.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(role, role))
+
+    async def twin() -> Any:
+        async with psycopg_pool.AsyncConnectionPool(reader, min_size=1, max_size=1, open=False) as pool:
+            with pytest.raises(TimeoutError):
+                await results.wait_async(AsyncClient(pool), later, 0.5, Any)
+            async with pool.connection() as connection:
+                found = await (await connection.execute("SELECT pg_listening_channels()")).fetchall()
+                assert found == []
+            return await results.wait_async(AsyncClient(pool), job_id, 45, Any)
+
+    later = add(conn)
+    assert asyncio.run(twin()) == 7
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_whoever_waits_through_a_pool_of_one_connection_is_told(
+    conn: Conn, dsn: str, one: Holder, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    monkeypatch.setattr(results, "LONGEST_PAUSE", 3600.0)
+
+    def sync() -> Any:
+        with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool:
+            return results.wait(Client(pool), job_id, 45, Any)
+
+    async def twin() -> Any:
+        async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=1, open=False) as pool:
+            return await results.wait_async(AsyncClient(pool), job_id, 45, Any)
+
+    job_id = add(conn)
+    lease = one.lease_one()
+    with waiting(lambda: asyncio.run(twin()) if is_async else sync()) as answer:
+        wait_for_row(conn, WAITING)
+        one.end(lease, "completed", result="7")
+        assert answer() == 7
+    assert conn.execute(f"{WAITING} WHERE job_id = %s", (job_id,)).fetchall() == []
 
 
 def test_more_may_wait_than_there_are_connections(conn: Conn, dsn: str, one: Holder) -> None:
