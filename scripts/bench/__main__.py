@@ -65,6 +65,10 @@ class Benchmark:
     """Whether it is left out of `all`: it takes long, or needs what not every machine has."""
 
 
+QUICK: Final = (5, 10.0, 500_000, 60.0)
+"""Pairs, seconds, backlog, seconds of idle."""
+FULL: Final = (10, 30.0, 5_000_000, 600.0)
+
 HEAD: Final = """\
 | name | what | tasuki-mp | reference | ratio | goal | steal |
 | --- | --- | --- | --- | --- | --- | --- |"""
@@ -148,7 +152,7 @@ BENCHMARKS: Final = {
         "jobs that do nothing, steady, behind 1,000,000 due ones of a handler that nobody has",
         *("jobs/s", "without those", "0.90, idle 1 % of a core"),
         lambda stage, size: backlog.unknown(
-            stage, jobs=size.jobs, seconds=min(60.0, size.idle), behind=min(backlog.UNKNOWN, 20 * size.jobs)
+            stage, jobs=size.jobs, seconds=min(60.0, size.idle / 3), behind=min(backlog.UNKNOWN, 20 * size.jobs)
         ),
         most_pairs=5,
     ),
@@ -199,15 +203,15 @@ def main() -> int:
         "names", nargs="+", metavar="NAME", choices=[*BENCHMARKS, "all", "full"], help=", ".join(BENCHMARKS)
     )
     parser.add_argument("--procs", type=int, default=2, help="slots, and the pool's processes  [2]")
-    parser.add_argument("--pairs", type=int, default=5, help="how often ours and the reference alternate  [5]")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of one run of a cpu row  [10]")
+    parser.add_argument("--pairs", type=int, help="how often ours and the reference alternate  [5, of full 10]")
+    parser.add_argument("--seconds", type=float, help="length of one run of a cpu row, and others  [10, of full 30]")
     parser.add_argument(
         "--jobs", type=int, default=50_000, help="of noop; enqueue-many and pipe take four times as many  [50000]"
     )
     parser.add_argument(
-        "--backlog", type=int, default=500_000, help="due jobs of `backlog`, future ones, finished ones  [500000]"
+        "--backlog", type=int, help="due jobs of `backlog`, future ones, finished ones  [500000, of full 5000000]"
     )
-    parser.add_argument("--idle", type=float, default=60.0, metavar="SECONDS", help="how long `idle` is watched  [60]")
+    parser.add_argument("--idle", type=float, metavar="SECONDS", help="how long `idle` is watched  [60, of full 600]")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the results as JSON")
     form.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
@@ -217,12 +221,14 @@ def main() -> int:
         names = list(BENCHMARKS)
     elif "all" in names:
         names = [name for name, benchmark in BENCHMARKS.items() if not benchmark.is_long]
-    size = Size(given.seconds, given.jobs, given.backlog, given.idle)
+    pairs, seconds, waiting, idle = FULL if "full" in given.names else QUICK
+    pairs = given.pairs or pairs
+    size = Size(given.seconds or seconds, given.jobs, given.backlog or waiting, given.idle or idle)
     rows = []
     missing = False
     for name in names:
         try:
-            row = run(name, procs=given.procs, pairs=given.pairs, size=size)
+            row = run(name, procs=given.procs, pairs=pairs, size=size)
         except venvs.MissingError as error:
             print(f"{name}: not measured: {error}", file=sys.stderr, flush=True)
             missing = True
@@ -233,7 +239,7 @@ def main() -> int:
         json.dump({"machine": host.description(), "rows": [row.as_json() for row in rows]}, sys.stdout, indent=1)
         print()
     elif given.markdown:
-        print(f"{host.description()}, {given.pairs} pairs\n\n{HEAD}")
+        print(f"{host.description()}, {pairs} pairs\n\n{HEAD}")
         print("\n".join(row.as_markdown() for row in rows))
     else:
         print(host.description())

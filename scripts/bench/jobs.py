@@ -21,7 +21,7 @@ def noop(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
 
     def measure() -> Pair:
         total, steady = stage.run_jobs(itertools.repeat(app.noop.job(), jobs))
-        pool = pool_seconds(stage.procs, jobs, 0, 1)
+        pool, _ = pool_seconds(stage.procs, jobs, 0, 1)
         return Pair(
             jobs / total, jobs / pool, pool / total, {"steady jobs/s, first start to last finish": jobs / steady}
         )
@@ -35,25 +35,30 @@ def cpu(stage: Stage, *, ms: float, seconds: float) -> Callable[[], Pair]:
     jobs = round(seconds * stage.procs / (ms / 1000))
     sample = max(stage.procs * 100, jobs // 10)
     sizes = [size for size in CHUNK_SIZES if size * stage.procs * 4 <= jobs] or CHUNK_SIZES[:1]
-    best = min(sizes, key=lambda size: pool_seconds(stage.procs, sample, steps, size))
+    best = min(sizes, key=lambda size: pool_seconds(stage.procs, sample, steps, size)[0])
 
     def measure() -> Pair:
         _, ours = stage.run_jobs(itertools.repeat(app.burn.job(steps=steps), jobs))
-        chunked = pool_seconds(stage.procs, jobs, steps, best)
-        single = chunked if best == 1 else pool_seconds(stage.procs, jobs, steps, 1)
+        spent = stage.cpu
+        chunked, bare = pool_seconds(stage.procs, jobs, steps, best)
+        single = chunked if best == 1 else pool_seconds(stage.procs, jobs, steps, 1)[0]
         fastest = min(chunked, single)
         extra = {
             "ratio to chunksize 1": single / ours,
             "best chunksize": float(best),
             "share of undisturbed cores": jobs * ms / 1000 / stage.procs / ours,
+            "CPU time beyond the pool's for a job, all processes and the server's, µs": (spent - bare) / jobs * 1e6,
+            "ratio of CPU times": bare / spent,
         }
         return Pair(jobs / ours, jobs / fastest, fastest / ours, extra)
 
     return measure
 
 
-def pool_seconds(procs: int, jobs: int, steps: int, chunksize: int) -> float:
-    """How long the bare pool takes."""
+def pool_seconds(procs: int, jobs: int, steps: int, chunksize: int) -> tuple[float, float]:
+    """How long the bare pool takes, and the CPU seconds of all its processes."""
     arguments = [str(number) for number in (procs, jobs, steps, chunksize)]
     command = [sys.executable, "-m", "scripts.bench.pool", *arguments]
-    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    took, used = done.stdout.split()
+    return float(took), float(used)

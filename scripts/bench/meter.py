@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
 from scripts.harness import host
+
+LOOK_EVERY: Final = 0.25
 
 
 def program_cpu(tag: str) -> float:
@@ -28,6 +32,40 @@ def _cpu(pid: int) -> float:
         return host.cpu_seconds(pid)
     except (FileNotFoundError, ProcessLookupError):
         return 0.0  # ended meanwhile, and is counted with its parent
+
+
+class Followed:
+    """The CPU time of one supervisor, its forkserver and its slots until they end; `close` before asking for it.
+
+    Looks now and then from a thread of its own, since nobody tells what a process that has ended had used. What is used
+    within the last quarter of a second is not seen.
+    """
+
+    def __init__(self, supervisor: int, slots: int) -> None:
+        self._supervisor = supervisor
+        self._slots = slots
+        self._used: dict[int, float] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="CPU times")
+        self._thread.start()
+
+    @property
+    def seconds(self) -> float:
+        return sum(self._used.values())
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        pids = [self._supervisor]
+        while not self._ended.wait(LOOK_EVERY):
+            if len(pids) < self._slots + 2:
+                forkserver = host.forkserver_of(self._supervisor)
+                pids = [self._supervisor, *([forkserver] if forkserver else []), *host.slots_of(self._supervisor)]
+            for pid in pids:
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended: the last time stands
+                    self._used[pid] = host.own_cpu_seconds(pid)
 
 
 def memory(pid: int) -> dict[str, float]:

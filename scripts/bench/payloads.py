@@ -100,17 +100,14 @@ def _pipe_seconds(procs: int, count: int, size: int) -> float:
         near.recv_bytes()
     took = time.perf_counter() - begin
     for near, process in ends:
-        near.close()
+        near.send_bytes(b"")
         process.join()
     return took
 
 
 def _bounce(far: Connection) -> None:
-    try:
-        while True:
-            far.send_bytes(far.recv_bytes())
-    except EOFError:
-        return
+    while data := far.recv_bytes():
+        far.send_bytes(data)
 
 
 def _copy_seconds(stage: Stage, count: int, size: int) -> float:

@@ -2,11 +2,13 @@
 
     python -m scripts.bench.pool PROCS JOBS STEPS CHUNKSIZE
 
-Prints the seconds from handing out the first job until the last has ended. STEPS 0 means jobs that do nothing.
+Prints the seconds from handing out the first job until the last has ended, and the CPU seconds of all its processes. STEPS 0
+means jobs that do nothing.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from collections import deque
@@ -15,14 +17,16 @@ from concurrent.futures import ProcessPoolExecutor
 from scripts.bench import app
 
 
-def main(procs: int, jobs: int, steps: int, chunksize: int) -> float:
+def main(procs: int, jobs: int, steps: int, chunksize: int) -> tuple[float, float]:
     function = app.spin if steps else app.nothing
     with ProcessPoolExecutor(procs) as pool:
         deque(pool.map(function, [steps] * procs * 4), maxlen=0)  # its processes have started
         begin = time.perf_counter()
         deque(pool.map(function, [steps] * jobs, chunksize=chunksize), maxlen=0)
-        return time.perf_counter() - begin
+        took = time.perf_counter() - begin
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return took, sum(each.ru_utime + each.ru_stime for each in used)
 
 
 if __name__ == "__main__":
-    print(main(*map(int, sys.argv[1:])))
+    print(*main(*map(int, sys.argv[1:])))

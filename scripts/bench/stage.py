@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from scripts.bench import app
+from scripts.bench import app, meter
 from scripts.harness import host
 from scripts.harness.runner import Runner
 from scripts.harness.waiting import wait
@@ -34,6 +34,8 @@ class Stage:
         self.folder = folder
         """For logs and sockets."""
         self._options = options
+        self.cpu = 0.0
+        """CPU seconds of the program and the server together during the last `run_jobs`."""
         self._numbers = itertools.count(1)
         self._others: list[Stage] = []
 
@@ -97,13 +99,17 @@ class Stage:
         """
         self.clear()
         ids = app.app.enqueue_many(jobs, self.conn)
+        server = meter.server_cpu(self.conn)
         began = time.time()
         runner = self.supervisor("--drain")
+        followed = meter.Followed(runner.pid, self.procs)
         try:
             if (code := runner.wait(600)) != 0:
                 raise RuntimeError(f"the program ended with exit code {code}; see {runner.log}")
         finally:
             runner.close()
+            followed.close()
+        self.cpu = followed.seconds + meter.server_cpu(self.conn) - server
         row = self.conn.execute(
             """SELECT count(*) FILTER (WHERE status = 'completed'), extract(epoch FROM max(finished_at))::float8,
                       extract(epoch FROM max(finished_at) - min(started_at))::float8
