@@ -63,11 +63,12 @@ class ThreadBudget:
         self._variables = {name: os.environ.get(name) for name in THREAD_VARIABLES if name not in standing}
         os.environ.update(dict.fromkeys(self._variables, str(count)))
         loaded = {module: sys.modules[module] for module in _WITH_A_CALL if module in sys.modules}
+        pools = _pools()
+        # All is asked before anything is set: what PyTorch is told, it passes on to its OpenMP.
         self._calls = {module: _WITH_A_CALL[module][0](library) for module, library in loaded.items()}
+        self._pools = {pool.filepath: pool.num_threads for pool in pools}
         for module, library in loaded.items():
             _WITH_A_CALL[module][1](library, count)
-        pools = _pools()
-        self._pools = {pool.filepath: pool.num_threads for pool in pools}
         for pool in pools:
             pool.set_num_threads(count)
 
