@@ -42,6 +42,8 @@ class Application(msgspec.Struct, frozen=True):
     error: str = ""
     seconds: float = 0.0
     leftovers: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+    """The module path after its import."""
 
 
 _preloaded: Application | None = None
@@ -52,6 +54,8 @@ def import_application(spec: AppSpec) -> Application:
     if _preloaded is not None and msgspec.structs.replace(
         _preloaded.spec, is_preloaded=True
     ) == msgspec.structs.replace(spec, is_preloaded=True):
+        # multiprocessing gives each child the supervisor's module path instead, on which a handler's own imports would fail.
+        sys.path[:0] = [entry for entry in _preloaded.path if entry not in sys.path]
         return _preloaded
     before = _threads_and_sockets()
     started = time.monotonic()
@@ -69,7 +73,13 @@ def import_application(spec: AppSpec) -> Application:
     seconds = time.monotonic() - started
     leftovers = tuple(sorted(_threads_and_sockets() - before))
     return Application(
-        spec, registry, max_result=app.max_result, version=app.version, seconds=seconds, leftovers=leftovers
+        spec,
+        registry,
+        max_result=app.max_result,
+        version=app.version,
+        seconds=seconds,
+        leftovers=leftovers,
+        path=tuple(sys.path),
     )
 
 

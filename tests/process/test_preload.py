@@ -22,6 +22,8 @@ APP = """
 import gc, os, socket, sys
 from tasuki_mp import Tasuki
 
+sys.path.append(os.path.join(os.path.dirname(__file__), "lib"))
+
 app = Tasuki()
 
 @app.handler(max_attempts=1)
@@ -36,6 +38,11 @@ def look(door: str = "") -> dict:
         "pid": os.getpid(), "parent": os.getppid(), "loaded": models and models.LOADED_BY,
         "frozen": gc.get_freeze_count(), "gpu": os.environ.get("GPU"),
     }
+
+@app.handler(max_attempts=1)
+def import_late() -> list:
+    import beside, elsewhere
+    return [beside.__file__, elsewhere.__file__]
 """
 
 
@@ -69,6 +76,18 @@ def test_a_preloaded_module_is_imported_once_and_frozen(dsn: str, conn: Conn, fo
         assert first["pid"] != second["pid"]
         assert first["loaded"] == second["loaded"] == first["parent"], "by the forkserver"
         assert first["frozen"] > 1000
+        assert supervised.stop() == 0
+
+
+@pytest.mark.parametrize("preload", ["--preload=json", "--no-preload"])
+def test_a_handler_can_import_what_its_application_could(dsn: str, conn: Conn, folder: Path, preload: str) -> None:
+    folder.joinpath("lib").mkdir()
+    late = [folder / "beside.py", folder / "lib" / "elsewhere.py"]
+    for file in late:
+        file.touch()
+    with supervise(dsn, folder, preload) as supervised:
+        row = jobs.wait_final(conn, jobs.add(conn, handler="import_late"))
+        assert row["result"] == [str(file) for file in late], row["error"]
         assert supervised.stop() == 0
 
 
