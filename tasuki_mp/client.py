@@ -16,6 +16,7 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
     nullcontext,
+    suppress,
 )
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -80,9 +81,13 @@ class Client(Steering, Storing):
             return JobHandle(copied.ids[0], self, followers=copied.followers)
         # Inside a transaction, Postgres itself sends equal notifications once.
         is_told = conn is not None or self._told.is_time(job)
-        query, parameters = produce.enqueueing(job, is_told=is_told)
         with self.connection(conn) as connection, explained():
+            is_apart = is_told and conn is None and connection.autocommit and produce.is_told_apart(job.row)
+            query, parameters = produce.enqueueing(job, is_told=is_told and not is_apart)
             row = cursor(connection).execute(query, parameters).fetchone()
+            if is_apart:
+                with suppress(psycopg.Error):  # the job is there: whoever does not hear of it finds it
+                    cursor(connection).execute(produce.TELL, produce.tell_parameters(job.row))
         if conn is None and is_told:
             self._told.note(job)
         job_id, is_new = produce.standing(row) if job.row.unique else (produce.job_id(row), True)
@@ -234,10 +239,14 @@ class AsyncClient(AsyncSteering, AsyncStoring):
                 copied = await bulk.insert_async(connection, Intake([job.row]), is_ours=conn is None)
             return AsyncJobHandle(copied.ids[0], self, followers=copied.followers)
         is_told = conn is not None or self._told.is_time(job)
-        query, parameters = produce.enqueueing(job, is_told=is_told)
         async with self.connection(conn) as connection:
             with explained():
+                is_apart = is_told and conn is None and connection.autocommit and produce.is_told_apart(job.row)
+                query, parameters = produce.enqueueing(job, is_told=is_told and not is_apart)
                 row = await (await cursor_async(connection).execute(query, parameters)).fetchone()
+                if is_apart:
+                    with suppress(psycopg.Error):  # the job is there: whoever does not hear of it finds it
+                        await cursor_async(connection).execute(produce.TELL, produce.tell_parameters(job.row))
         if conn is None and is_told:
             self._told.note(job)
         job_id, is_new = produce.standing(row) if job.row.unique else (produce.job_id(row), True)

@@ -23,6 +23,7 @@ ENQUEUE_KEYED: Final = sql.query("enqueue_keyed")
 CANCEL: Final = sql.query("cancel_each")
 STATUS: Final = sql.query("job_status")
 PROGRESS: Final = sql.query("job_progress")
+TELL: Final = sql.query("tell_copied")
 
 TELL_EVERY: Final = 0.04
 """Seconds between two notifications of one queue by one client in autocommit. Supervisors look again 50 ms after each
@@ -52,6 +53,20 @@ def enqueueing(job: Job, *, is_told: bool) -> tuple[bytes, dict[str, Any]]:
     if row.unique is None:
         return ENQUEUE, enqueue_parameters(job, is_told=is_told)
     return ENQUEUE_KEYED, keyed_parameters([row], [None], is_told=is_told)
+
+
+def is_told_apart(row: JobRow) -> bool:
+    """Whether supervisors may be told of this job by a statement of its own, TELL, after the one that inserts it.
+
+    A transaction that notifies holds a lock of the whole server until its commit is on disk, and all others that notify
+    wait for that; one that only notifies writes nothing, and is over at once.
+    """
+    return row.unique is None and row.scheduled_at is None and row.delay == 0
+
+
+def tell_parameters(row: JobRow) -> dict[str, Any]:
+    """The parameters of TELL for a job that is due now."""
+    return {"queues": [row.queue], "since": None}
 
 
 def keyed_parameters(rows: Sequence[JobRow], ids: Sequence[int | None], *, is_told: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from tasuki_mp import AsyncClient, Client, DatabaseError, SchemaError, State
+from tasuki_mp.job import Job
 from tasuki_mp.store import produce
 from tests.store.producer_app import anything, app, thumbnail
 from tests.support.jobs import live
@@ -329,6 +330,43 @@ def test_supervisors_are_told_of_what_is_due(client: Client, listener: Conn, mon
     client.enqueue(thumbnail.job(Path("a")).after(hours=1))
     client.enqueue(anything.job().at(dt.datetime(2000, 1, 1, tzinfo=dt.UTC)))
     assert told(listener) == ["images 0", "default 0"]
+
+
+def test_what_inserts_a_job_does_not_notify_but_what_follows_it_does(
+    client: Client, dsn: str, listener: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever notifies holds a lock of the whole server until its commit is on disk.
+    monkeypatch.setattr(produce, "TELL_EVERY", 0.0)
+    made = []
+    enqueueing = produce.enqueueing
+
+    def noted(job: Job, *, is_told: bool) -> tuple[bytes, dict[str, Any]]:
+        made.append(is_told)
+        return enqueueing(job, is_told=is_told)
+
+    monkeypatch.setattr(produce, "enqueueing", noted)
+    client.enqueue(anything.job())
+    assert (made, told(listener)) == ([False], ["default 0"])
+
+    async def enqueue() -> None:
+        async with AsyncClient(dsn) as other:
+            await other.enqueue(anything.job())
+
+    asyncio.run(enqueue())
+    assert (made, told(listener)) == ([False, False], ["default 0"])
+    with psycopg.connect(dsn) as own:
+        client.enqueue(anything.job(), own)
+    assert (made, told(listener)) == ([False, False, True], ["default 0"])
+
+
+def test_a_job_whose_notification_fails_is_there(
+    client: Client, conn: Conn, listener: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(produce, "TELL", b"SELECT 1 / 0")
+    monkeypatch.setattr(produce, "tell_parameters", lambda _: {})
+    handle = client.enqueue(anything.job())
+    assert live(conn, handle.id) is not None
+    assert told(listener) == []
 
 
 def test_a_busy_producer_tells_each_queue_now_and_then(
