@@ -29,6 +29,7 @@ SHIELDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 OOM_SCORE_ADJ: Final = 500
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
 _forking: Final = threading.local()
 
 
@@ -78,6 +79,14 @@ def become_subreaper() -> None:
     if sys.platform != "linux":
         return
     _prctl("PR_SET_CHILD_SUBREAPER", _PR_SET_CHILD_SUBREAPER, 1)
+
+
+def has_subreapers() -> bool:
+    """Whether `become_subreaper` would work here; changes nothing."""
+    if sys.platform != "linux":
+        return False
+    is_one = ctypes.c_int()
+    return bool(ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(is_one), 0, 0, 0) == 0)
 
 
 def _prctl(name: str, option: int, argument: int) -> None:

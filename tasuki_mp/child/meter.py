@@ -7,6 +7,7 @@ process; it is set back (clear_refs, 6 µs) after a job that raised it, and ever
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Final, Protocol
 
@@ -29,7 +30,7 @@ class Meter:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._can_reset = _reset_peak()
+        self._can_reset = reset_peak()
         self._highest = self._base = getrusage(RUSAGE_SELF).ru_maxrss
         self._reset_ns = 0
         self._user = self._system = 0.0
@@ -58,7 +59,7 @@ class Meter:
         has_grown = highest - self._highest >= NOTABLE
         if has_grown or now_ns - self._reset_ns >= RESET_EVERY_NS:
             self._highest, self._reset_ns = highest, now_ns
-            if self._can_reset and _reset_peak():
+            if self._can_reset and reset_peak():
                 self._highest = getrusage(RUSAGE_SELF).ru_maxrss
         if not has_grown and not self._can_reset:
             return None
@@ -70,10 +71,10 @@ def _of_children() -> tuple[float, float]:
     return used.ru_utime, used.ru_stime
 
 
-def _reset_peak() -> bool:
-    """Set the highest resident size back to the present one; False where that can't be done."""
+def reset_peak(file: str | Path = "/proc/self/clear_refs") -> bool:
+    """Set the highest resident size of this process back to the present one; False where that can't be done."""
     try:
-        fd = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:

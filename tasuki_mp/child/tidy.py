@@ -8,12 +8,14 @@ can't.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import Final
 
 from tasuki_mp.child.clean import Baseline
 
+LISTS: Final = "/proc/thread-self/children"
 PROBE_EVERY_NS: Final = 100_000_000
 PROBE_AFTER_NS: Final = 10_000_000
 FEW: Final = 16
@@ -144,18 +146,28 @@ def has_children() -> bool:
 
 def processes_below() -> frozenset[int]:
     """The living processes directly below this one (zombies, which hold nothing, left out)."""
+    if not os.path.exists(LISTS):
+        return _found_by_parent(os.getpid())
     found: set[int] = set()
-    try:
-        tasks = os.listdir("/proc/self/task")
-    except FileNotFoundError:  # no /proc: the supervisor's own look at the tree has to do
-        return frozenset()
-    for task in tasks:
+    for task in os.listdir("/proc/self/task"):
         try:
             with open(f"/proc/self/task/{task}/children", "rb") as listing:
                 found.update(int(pid) for pid in listing.read().split())
         except FileNotFoundError:  # that thread has just ended
             continue
     return frozenset(pid for pid in found if not _is_zombie(pid))
+
+
+def _found_by_parent(parent: int) -> frozenset[int]:
+    """The same on a kernel that lists no children: by a look at every process."""
+    found: set[int] = set()
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{name}/stat", "rb") as stat:
+                state, its_parent = stat.read().rpartition(b")")[2].split()[:2]
+                if int(its_parent) == parent and state not in {b"Z", b"X"}:
+                    found.add(int(name))
+    return frozenset(found)
 
 
 def _is_zombie(pid: int) -> bool:

@@ -24,11 +24,11 @@ from tasuki_mp import logs, wire
 from tasuki_mp.child.application import AppSpec
 from tasuki_mp.child.main import Setting
 from tasuki_mp.config import ExitCode, RunConfig
-from tasuki_mp.errors import AppImportError, ConfigError, DatabaseError
+from tasuki_mp.errors import AppImportError, DatabaseError
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import Room
 from tasuki_mp.store import schedules, upkeep
-from tasuki_mp.supervisor import clock, crew, identity, tasks, tree
+from tasuki_mp.supervisor import clock, crew, footing, identity, tasks, tree
 from tasuki_mp.supervisor.alone import Alone
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
@@ -74,8 +74,7 @@ def run(config: RunConfig, *, hooks: Hooks | None = None) -> int:
 
     Raises TasukiError for what the user must mend: the application's import, the database.
     """
-    if sys.platform != "linux":
-        raise ConfigError("running jobs needs Linux (pidfds and subreapers); enqueueing works here")
+    footing.require()
     writer = logs.set_up(level=config.log_level, log_format=config.log_format)
     try:
         import uvloop
@@ -88,6 +87,8 @@ def run(config: RunConfig, *, hooks: Hooks | None = None) -> int:
 
 
 async def _run(config: RunConfig, hooks: Hooks | None) -> int:
+    for lack in footing.lacks():
+        logs.event(logging.INFO, "not to be had here", what=lack.what, instead=lack.instead)
     return await Supervisor(config, hooks=hooks or Hooks()).run()
 
 

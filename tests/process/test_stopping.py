@@ -251,3 +251,29 @@ def test_nobody_is_asked_about_a_job_that_does_not_run(conn: Conn, dsn: str) -> 
             client.stack(waiting)
         with pytest.raises(JobNotRunningError, match="there is no job"):
             client.stack(waiting + 1)
+
+
+# ── a host that lacks much ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_bare_host_is_told_of_once_and_its_jobs_are_in_hand(dsn: str, conn: Conn) -> None:
+    with Supervised(dsn, "--queue", "bare", "--poll", "20ms", app=APP, procs=2, mutant="a bare host") as program:
+        program.started()
+        ids = [
+            jobs.add(conn, queue="bare", handler="unasked", payload={"how": "burn"}, max_attempts=1),
+            jobs.add(
+                conn,
+                queue="bare",
+                handler="go_on",
+                payload={"how": "burn"},
+                limits=Jsonb({"timeout": 0.3}),
+                max_attempts=1,
+            ),
+        ]
+        wait_until(lambda: jobs.status(conn, ids[0]) == "running", "running")
+        jobs.cancel(conn, ids[0])
+        assert jobs.wait_final(conn, ids[0])["status"] == "canceled"
+        assert error_of(conn, ids[1])["kind"] == "timeout"
+        assert program.stop() == 0
+        lacking = [event["what"] for event in program.rest() if event["event"] == "not to be had here"]
+    assert len(lacking) == len(set(lacking)) == 5

@@ -239,6 +239,14 @@ def _break(mutant: str) -> None:
             now, now_ns = time.time, time.time_ns
             time.time = lambda: now() + 366 * 86_400
             time.time_ns = lambda: now_ns() + 366 * 86_400 * 10**9
+        case "a bare host":
+            from functools import partial
+            from pathlib import Path
+
+            from tasuki_mp.supervisor import footing, tree
+
+            footing.lacks = partial(footing.lacks, root=Path("/nowhere"))
+            tree._HAS_LISTS = False  # type: ignore[misc]  # as on another kernel
         case _:
             raise ValueError(f"no such mutant: {mutant}")
 
