@@ -68,7 +68,7 @@ class Batch:
                 yield status
                 if status.has_ended:
                     return
-                wait = _until(deadline, pause, self.id)
+                wait = _until(deadline, pause, status)
                 if _hears_of(self.id, connection.notifies(timeout=wait, stop_after=1)):
                     continue
                 pause = min(LONGEST_PAUSE, pause * 1.5)
@@ -128,7 +128,7 @@ class AsyncBatch:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE
         while not (status := await self.status()).has_ended:
-            await asyncio.sleep(_until(deadline, pause, self.id))
+            await asyncio.sleep(_until(deadline, pause, status))
             pause = min(LONGEST_PAUSE, pause * 1.5)
         return status
 
@@ -232,12 +232,13 @@ def _found(status: BatchStatus | None, id: int) -> BatchStatus:
     return status
 
 
-def _until(deadline: float | None, pause: float, id: int) -> float:
+def _until(deadline: float | None, pause: float, status: BatchStatus) -> float:
     if deadline is None:
         return pause
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError(f"batch {id} has not ended in time")
+        left_over = f"{status.pending + status.running} of {status.total} jobs are left"
+        raise TimeoutError(f"batch {status.id} has not ended in time: {left_over}")
     return min(pause, left)
 
 

@@ -41,10 +41,10 @@ class MapError(TasukiError):
 
 
 class BatchError(TasukiError):
-    """There is no batch with that id."""
+    """There is no batch with that id, or of that name."""
 
-    def __init__(self, batch_id: int) -> None:
-        super().__init__(f"there is no batch {batch_id}")
+    def __init__(self, batch_id: int | str) -> None:
+        super().__init__(f"there is no batch {batch_id!r}")
         self.batch_id = batch_id
 
 

@@ -15,6 +15,7 @@ from tasuki_mp import migrate, sql
 from tasuki_mp.backoff import MAX_DELAY
 from tasuki_mp.cli.database import connected, database_options, open_database, say_which
 from tasuki_mp.cli.feed import Check
+from tasuki_mp.cli.lines import STDIN, format_of
 from tasuki_mp.cli.producing import Options, Run, dry_run, encoded, require_text
 from tasuki_mp.errors import AppImportError, ConfigError, HandlerError, UnknownHandlerError
 from tasuki_mp.job import LOWEST_PRIORITY, NAME_PATTERN, JobRow
@@ -78,6 +79,8 @@ def enqueue(
     require_text(handler, "the handler's name")
     if queue is not None and not re.fullmatch(NAME_PATTERN, queue):
         raise ConfigError(f"--queue: {queue!r} is no queue name: 1 to 57 letters, digits, '_', '.', ':' or '-'")
+    if payload == STDIN and given["file"] is None:
+        payload, given["file"] = None, STDIN
     at, delay = _when(after, at_text)
     options = Options(
         handler=handler,
@@ -89,6 +92,11 @@ def enqueue(
         **given,
     )
     _require_agreement(options)
+    if options.file is not None and app is None and (options.form or format_of(options.file)) == "csv":
+        raise ConfigError(
+            "CSV needs --app: without the handler's signature nobody knows whether a cell is a number or a text;"
+            " give --app MODULE:NAME, or send NDJSON"
+        )
     known = None if app is None else _known(app, app_dir or "", options)
     if options.payload is not None or options.file is None:
         (known[1] if known else Check(handler, None, DEFAULT_MAX_TEXT))(encoded(options.payload))

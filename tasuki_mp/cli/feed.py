@@ -71,11 +71,6 @@ class Feed:
         aside: Aside | None = None,
         progress: Callable[[Feed], None] = lambda _: None,
     ) -> None:
-        if source.format == "csv" and check.plan is None:
-            raise ConfigError(
-                "CSV needs --app: without the handler's signature nobody knows whether a cell is a number or a text;"
-                " give --app MODULE:NAME, or send NDJSON"
-            )
         self.source = source
         self.jobs = 0
         self.bad = 0

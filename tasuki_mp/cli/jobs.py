@@ -10,7 +10,7 @@ import click
 
 from tasuki_mp.cli import text
 from tasuki_mp.cli.database import database_options, open_connection, say_which
-from tasuki_mp.cli.selection import filter_options, job_filter
+from tasuki_mp.cli.selection import ID, filter_options, job_filter
 from tasuki_mp.cli.text import Cell, Table, print_tables
 from tasuki_mp.store import select
 from tasuki_mp.store.select import JobPage, JobSummary
@@ -27,7 +27,7 @@ def jobs() -> None:
 @jobs.command("list", short_help="List jobs, newest first.")
 @filter_options
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, metavar="N", help="At most so many.  [50]")
-@click.option("--cursor", type=click.IntRange(1, 2**63 - 1), help="Go on below this id, as the last page says.")
+@click.option("--cursor", type=ID, help="Go on below this id, as the last page says.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object: the jobs and the next cursor.")
 @database_options
 def list_jobs(

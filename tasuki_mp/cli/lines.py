@@ -49,11 +49,16 @@ class Source(msgspec.Struct, frozen=True):
     """Bytes of it that have been read, before they were unpacked."""
 
 
+def format_of(path: str) -> Format:
+    """What its name says it holds."""
+    return "csv" if path.lower().removesuffix(".gz").endswith(".csv") else "jsonl"
+
+
 @contextmanager
 def opened(path: str, form: Format | None) -> Iterator[Source]:
     """The file of that path, or standard input for `-`. Raises ConfigError."""
     lower = path.lower()
-    form = form or ("csv" if lower.removesuffix(".gz").endswith(".csv") else "jsonl")
+    form = form or format_of(path)
     with ExitStack() as stack:
         if path == STDIN:
             file: BinaryIO = sys.stdin.buffer

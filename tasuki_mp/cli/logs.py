@@ -12,6 +12,7 @@ import psycopg
 
 from tasuki_mp import migrate
 from tasuki_mp.cli.database import connected, database_options, open_database, say_which
+from tasuki_mp.cli.selection import ID
 from tasuki_mp.cli.show import JobUnknownError
 from tasuki_mp.errors import CommandError, DatabaseError, JobNotRunningError, NoAnswerError, SchemaError
 from tasuki_mp.logs import escape
@@ -31,7 +32,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 @click.command(short_help="Show what a job has written.")
-@click.argument("job_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@click.argument("job_id", metavar="ID", type=ID)
 @click.option(
     "-f", "--follow", "is_following", is_flag=True, help="Go on until the job has ended, through all attempts."
 )

@@ -21,6 +21,7 @@ from tasuki_mp.child.resources import Resources
 from tasuki_mp.child.threads import ThreadBudget, limit_native_threads
 from tasuki_mp.cli import text
 from tasuki_mp.cli.database import database_options, open_connection, say_which
+from tasuki_mp.cli.selection import ID
 from tasuki_mp.config import ExitCode, run_config
 from tasuki_mp.errors import ConfigError, PayloadError, TasukiError
 from tasuki_mp.followups import FollowUps
@@ -34,7 +35,7 @@ _OWN_FOLDER: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 @click.command(short_help="Run a stored job here, without touching it.")
-@click.argument("id", type=click.IntRange(1, 2**63 - 1), metavar="ID")
+@click.argument("id", type=ID, metavar="ID")
 @click.option("--app", metavar="MODULE:NAME", help="The application, like shop.jobs:app. Required, here or in a file.")
 @click.option("--app-dir", metavar="DIR", help="Where to import it from; else the working directory.")
 @click.option("--pdb", "is_debugged", is_flag=True, help="Where it raises, start the debugger.")

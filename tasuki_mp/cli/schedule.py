@@ -183,8 +183,8 @@ def _table(rows: list[ScheduleRow]) -> Table:
     unknown = sum(not row.is_known for row in rows)
     return Table(
         columns=[
-            *(("schedule", "left"), ("state", "left"), ("when", "left"), ("zone", "left"), ("handler", "left")),
-            *(("next", "right"), ("last", "right")),
+            *(("SCHEDULE", "left"), ("STATE", "left"), ("WHEN", "left"), ("ZONE", "left"), ("HANDLER", "left")),
+            *(("NEXT", "right"), ("LAST", "right")),
         ],
         rows=[
             [
@@ -229,8 +229,8 @@ def _history_table(row: ScheduleRow, ticks: list[TickInfo]) -> Table:
     zone = timetable.time_zone(row.tz)
     return Table(
         columns=[
-            *(("tick", "left"), ("late", "right"), ("what", "left"), ("job", "right"), ("state", "left")),
-            *(("ran", "right"), ("result", "left")),
+            *(("TICK", "left"), ("LATE", "right"), ("WHAT", "left"), ("JOB", "right"), ("STATE", "left")),
+            *(("RAN", "right"), ("RESULT", "left")),
         ],
         rows=[
             [

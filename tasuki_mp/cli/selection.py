@@ -20,9 +20,24 @@ from tasuki_mp.store.select import JobFilter
 F = TypeVar("F", bound=Callable[..., Any])
 
 STATES: Final = tuple(state.value for state in State)
-_ID: Final = click.IntRange(1, 2**63 - 1)
 
-ids_argument: Final = click.argument("ids", metavar="[ID]...", nargs=-1, type=_ID)
+
+class _Id(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
+    """The id of a job or batch."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if not re.fullmatch(r"[0-9]{1,19}", value) or not 1 <= int(value) < 2**63:
+            self.fail(f"{value!r} is no id, which is a whole number", param, ctx)
+        return int(value)
+
+
+ID: Final = _Id()
+
+ids_argument: Final = click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
 
 
 def filter_options(command: F) -> F:

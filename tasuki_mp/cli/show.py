@@ -12,6 +12,7 @@ import msgspec
 
 from tasuki_mp.cli import text
 from tasuki_mp.cli.database import database_options, open_connection, say_which
+from tasuki_mp.cli.selection import ID
 from tasuki_mp.errors import TasukiError
 from tasuki_mp.logs import escape
 from tasuki_mp.store import look
@@ -37,7 +38,7 @@ class JobUnknownError(TasukiError):
 
 
 @click.command(short_help="Show everything known about a job.")
-@click.argument("job_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@click.argument("job_id", metavar="ID", type=ID)
 @click.option("--json", "is_json", is_flag=True, help="One JSON object with everything uncut.")
 @database_options
 def show(dsn: str | None, config_file: Path | None, job_id: int, is_json: bool) -> None:

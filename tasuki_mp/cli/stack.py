@@ -9,13 +9,14 @@ import msgspec
 
 from tasuki_mp.cli import text
 from tasuki_mp.cli.database import database_options, open_connection, say_which
+from tasuki_mp.cli.selection import ID
 from tasuki_mp.logs import escape
 from tasuki_mp.store import commands
 from tasuki_mp.store.steps import drive
 
 
 @click.command(short_help="Show where a running job is.")
-@click.argument("job_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@click.argument("job_id", metavar="ID", type=ID)
 @click.option(
     "--timeout",
     metavar="SECONDS",

@@ -153,7 +153,7 @@ class Copied:
 
     def __init__(self, batch_id: int | None = None) -> None:
         self.followers: list[int] = []
-        """The ids of jobs that were inserted because others are to be followed by them."""
+        """The ids of jobs that were inserted because others are to be followed by them, along each chain."""
         self._batch_id = batch_id
         self._batch = _TEXT_HEAD.pack(-1) if batch_id is None else _BIGINT.pack(8, batch_id)
         self._ranges: list[range] = []
@@ -231,7 +231,8 @@ class Copied:
                 yield batches.DEPEND, {"id": job_id, "ids": list(row.needs), "on_failure": row.on_need_failed}
             if row.followers:
                 followers = [msgspec.structs.replace(each, needs=(*each.needs, job_id)) for each in row.followers]
-                self.followers += yield from self._insert([None] * len(followers), followers)
+                place = len(self.followers)  # before those that follow them
+                self.followers[place:place] = yield from self._insert([None] * len(followers), followers)
         return [job_id for job_id, _ in standing]
 
     def _begin(self, draw: Draw) -> datetime:

@@ -119,7 +119,7 @@ def test_the_commands_for_batches(dsn: str, client: Client) -> None:
     assert code == 0
     assert any("nightly" in line and "open" in line for line in lines)
     code, lines = _command(dsn, "batch", "wait", str(batch.id), "--timeout", "10ms")
-    assert (code, lines[-1]) == (8, f"tasuki-mp: batch {batch.id} has not ended in time")
+    assert (code, lines[-1]) == (8, f"tasuki-mp: batch {batch.id} has not ended in time: 3 of 3 jobs are left")
     assert (
         _command(dsn, "batch", "cancel", str(batch.id))[1][-1] == f"batch {batch.id}: 3 jobs canceled or asked to stop"
     )
@@ -129,6 +129,17 @@ def test_the_commands_for_batches(dsn: str, client: Client) -> None:
     assert _command(dsn, "batch", "retry-failed", str(batch.id))[1][-1] == f"batch {batch.id}: 3 jobs enqueued again"
     code, lines = _command(dsn, "batch", "show", "999")
     assert (code, lines[-1]) == (1, "tasuki-mp: there is no batch 999")
+
+
+def test_a_name_means_the_newest_batch_of_that_name(dsn: str, client: Client) -> None:
+    client.enqueue_batch([square.job(1), square.job(2)], name="nightly")
+    batch = client.enqueue_batch([square.job(3)], name="nightly")
+    assert json.loads(_command(dsn, "batch", "show", "nightly", "--json")[1][-1])["id"] == batch.id
+    assert _command(dsn, "batch", "cancel", "nightly")[1][-1] == f"batch {batch.id}: 1 job canceled or asked to stop"
+    assert _command(dsn, "batch", "wait", "nightly")[0] == 7
+    assert _command(dsn, "batch", "retry-failed", "nightly")[1][-1] == f"batch {batch.id}: 1 job enqueued again"
+    code, lines = _command(dsn, "batch", "show", "weekly")
+    assert (code, lines[-1]) == (1, "tasuki-mp: there is no batch 'weekly'")
 
 
 def test_limits_hold_over_supervisors_and_lifting_them_is_heard_of(

@@ -73,8 +73,10 @@ def test_a_newer_schema_is_refused(tasuki: Tasuki, dsn: str, conn: psycopg.Conne
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["run", "--procs"], "'--procs' requires an argument"),
-        (["show", "x"], "'x' is not a valid integer"),
-        (["show", "0"], "0 is not in the range"),
+        (["show", "x"], "'x' is no id, which is a whole number"),
+        (["show", "0"], "'0' is no id"),
+        (["cancel", "7,8"], "'7,8' is no id"),
+        (["batch", "cancel", " "], "' ' is no id or name of a batch"),
         (["cancel"], "which jobs?"),
         (["status", "--every", "soon"], "'soon' is no duration"),
     ],

@@ -44,8 +44,9 @@ def piped(dsn: str, *options: str, data: bytes) -> subprocess.CompletedProcess[b
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_pipe_of_json_lines(dsn: str, conn: Conn) -> None:
-    ended = piped(dsn, "h", "--file", "-", "--queue", "q", "--priority", "1", "--json", data=b'{"a":1}\n\n{"a":2}')
+@pytest.mark.parametrize("source", [["--file", "-"], ["-"]], ids=" ".join)
+def test_a_pipe_of_json_lines(dsn: str, conn: Conn, source: list[str]) -> None:
+    ended = piped(dsn, "h", *source, "--queue", "q", "--priority", "1", "--json", data=b'{"a":1}\n\n{"a":2}')
     assert (ended.returncode, ended.stderr) == (0, b"")
     said = json.loads(ended.stdout)
     assert (said["jobs"], said["bad"]) == (2, 0)
@@ -78,6 +79,9 @@ def test_without_the_application_the_handler_s_defaults_are_those_it_declared(
     unknown = tasuki(*options, "jobs.jsonl")
     assert (unknown.code, unknown.out) == (ExitCode.USAGE, "")
     assert "no handler named 'h' is known to this database" in unknown.err
+    refused = tasuki(*options, "jobs.csv")
+    assert refused.code == ExitCode.USAGE
+    assert "CSV needs --app" in refused.err, "also of a handler that nobody knows"
     conn.execute("INSERT INTO tasuki.handler (name, queue, priority, max_attempts) VALUES ('h', 'q', 3, 2)")
     assert tasuki(*options, "jobs.jsonl").code == 0
     assert conn.execute("SELECT queue, priority, max_attempts FROM tasuki.job").fetchall() == [("q", 3, 2)]

@@ -203,7 +203,7 @@ def _held(conn: Conn, job_id: int) -> str | None:
 
 def test_a_chain_runs_in_order(client: Client, dsn: str, conn: Conn) -> None:
     handle = client.enqueue(work.job(1).then(work.job(2).then(work.job(3))))
-    third, second = (follower.id for follower in handle.followers)
+    second, third = (follower.id for follower in handle.followers)
     with Holder(dsn) as holder:
         for expected in (handle.id, second, third):
             (lease,) = holder.lease(5)
