@@ -35,7 +35,7 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 .best { stroke: #59636e; stroke-width: 1.5; stroke-dasharray: 4 3; }
 .ours { fill: #0b6bcb; }
 .other { fill: #8c959f; }
-.dot { fill: #0b6bcb; fill-opacity: 0.35; }
+.dot { fill: #0b6bcb; fill-opacity: 0.45; }
 .line { stroke: #0b6bcb; stroke-width: 2; fill: none; }
 .goal { stroke: #bc4c00; stroke-width: 3; }
 .middle { stroke: #0b6bcb; stroke-width: 3; }
@@ -128,7 +128,7 @@ def noop(rows: Mapping[str, Measured]) -> Iterator[str]:
         "enqueued before; from the start of the command to the last finish; medians, and a tick for each run",
     )
     middles = [statistics.median(values) for _, _, values, _ in bars]
-    most = _round_up(max(middles))
+    most = _round_up(max(value for _, _, values, _ in bars for value in values))
     yield from _scale([most * part / 4 for part in range(5)], most, len(bars) * 1.6, "{:,.0f}")
     for number, ((label, what, values, kind), middle) in enumerate(zip(bars, middles, strict=True)):
         y = TOP + number * STEP * 1.6
