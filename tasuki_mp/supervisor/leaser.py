@@ -32,9 +32,11 @@ from tasuki_mp.supervisor.watermark import Watermarks
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 AFTER_NOTIFICATION: Final = 0.05
-"""Seconds after a notification when one more scan follows, for producers that throttle theirs to one in that time."""
+"""Seconds after the last notification when one more scan follows, for producers that throttle theirs to one in that time."""
 LOOK_EVERY: Final = 5.0
 """Seconds after which a full scan first asks which queues have limits."""
+DRY_FOR: Final = 0.05
+"""Seconds after a scan that took all there was, for which room alone is no reason to look again."""
 SOONEST: Final = 0.01
 """No wait is shorter: a due time that is now is waited for this long, so that a row that can't be taken is no busy loop."""
 
@@ -89,6 +91,10 @@ class Leaser:
         self._wake = asyncio.Event()
         self._is_full_wanted = True
         self._is_reply_lost = False
+        self._dry_until = float("-inf")
+        """Until when room alone is no reason to look."""
+        self._room_timer: asyncio.TimerHandle | None = None
+        self._hint_timer: asyncio.TimerHandle | None = None
         self._is_poll = False
         """Whether it is time that brings us to look, and nothing else."""
         self._limited: list[str] = []
@@ -104,6 +110,10 @@ class Leaser:
 
     async def stop(self) -> None:
         """Lease no more. A lease that is on its way is abandoned: its rows are found and given back as unknown."""
+        for timer in (self._room_timer, self._hint_timer):
+            if timer is not None:
+                timer.cancel()
+        self._room_timer = self._hint_timer = None
         if self._task is not None:
             await tasks.end(self._task)
             self._task = None
@@ -115,6 +125,14 @@ class Leaser:
 
     def room(self) -> None:
         """A slot or the buffer has room again."""
+        rest = self._dry_until - clock.now()
+        if rest <= 0:
+            self._wake.set()
+        elif self._room_timer is None:
+            self._room_timer = asyncio.get_running_loop().call_later(rest, self._dry_no_more)
+
+    def _dry_no_more(self) -> None:
+        self._room_timer = None
         self._wake.set()
 
     def hint(self, *, queue: str, look_back: float) -> None:
@@ -125,7 +143,10 @@ class Leaser:
             self._is_full_wanted = True
             self._looked_at = float("-inf")
         self._wake.set()
-        asyncio.get_running_loop().call_later(AFTER_NOTIFICATION, self._wake.set)
+        # Each of them is followed by a scan, so that only the last needs one more.
+        if self._hint_timer is not None:
+            self._hint_timer.cancel()
+        self._hint_timer = asyncio.get_running_loop().call_later(AFTER_NOTIFICATION, self._wake.set)
 
     def look_everywhere(self) -> None:
         """Scan from the beginning at the next opportunity: notifications may have been missed, or jobs were let go."""
@@ -177,8 +198,9 @@ class Leaser:
         leases = await self._scan(wanted, is_full=is_full)
         if leases:
             self._tokens.give_back()
-            return 0.0
-        if not is_full:
+            if clock.now() >= self._dry_until:
+                return 0.0
+        if leases or not is_full:
             self._is_full_wanted = True
             later = self._marks.next_full_scan() - clock.now()
             return max(SOONEST, min(later, self._poll)) if later > 0 else 0.0
@@ -236,6 +258,8 @@ class Leaser:
             self._marks.full_scan_done(at=ended, took=ended - began)
         if reach.is_whole:
             self._marks.took(leases, is_full=is_full)
+            if not self._limited and len(leases) < wanted and not _is_any_cut(leases, quotas):
+                self._dry_until = ended + DRY_FOR
         if leases:
             self._stride.took(Counter(lease.queue for lease in leases))
             self._hooks.reach("after_lease_commit")
@@ -275,3 +299,8 @@ class Leaser:
         if older:
             self._events.leased_again(older)
         return leases
+
+
+def _is_any_cut(leases: list[Lease], quotas: Mapping[str, int]) -> bool:
+    """Whether a queue gave as many as it was asked for, so that it may have more."""
+    return any(count >= quotas[queue] for queue, count in Counter(lease.queue for lease in leases).items())

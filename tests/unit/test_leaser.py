@@ -14,11 +14,12 @@ import pytest
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import Reach
 from tasuki_mp.store import upkeep
-from tasuki_mp.supervisor import identity, watermark
+from tasuki_mp.supervisor import clock, identity, watermark
+from tasuki_mp.supervisor import leaser as leasing
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.heartbeat import Heartbeat
 from tasuki_mp.supervisor.hooks import Hooks
-from tasuki_mp.supervisor.leaser import Leaser
+from tasuki_mp.supervisor.leaser import Leaser, LeaserEvents
 from tasuki_mp.supervisor.link import Link
 from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.rescue import Rescuer
@@ -61,12 +62,12 @@ class Idle:
         self.found.release()
 
 
-def leaser_on(link: Link, events: Idle) -> Leaser:
+def leaser_on(link: Link, events: LeaserEvents, *, poll: float = POLL) -> Leaser:
     return Leaser(
         link,
         owner=uuid4(),
         lease_for=60,
-        poll=POLL,
+        poll=poll,
         queues={"a": 1},
         book=LeaseBook(lease_for=60),
         events=events,
@@ -116,6 +117,89 @@ def test_what_a_poll_finds_due_is_leased_at_once() -> None:
     link = ScriptedLink({"next_due": lambda: answers.pop(0) if answers else ahead(), "_lease": list})
     asyncio.run(looks(link, 3))
     assert link.asked["_lease"] >= 2
+
+
+class Roomy(Idle):
+    """With room for ten jobs; tells when some have come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came = asyncio.Event()
+
+    def wants(self) -> int:
+        return 10
+
+    def leased(self, leases: list[Lease]) -> None:
+        self.came.set()
+
+
+def a_lease(id: int) -> Lease:
+    return Lease(
+        id=id,
+        lease_no=1,
+        queue="a",
+        handler="h",
+        priority=2,
+        attempt=1,
+        max_attempts=5,
+        crashes=0,
+        payload="{}",
+        scheduled_at=datetime.now(UTC),
+        waited=0.0,
+        sent_at=0.0,
+    )
+
+
+def test_who_has_taken_all_there_was_does_not_look_again_for_every_slot_that_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watermark, "FULL_SCAN_LEAST", 60.0)
+    monkeypatch.setattr(leasing, "DRY_FOR", 0.2)
+    scans: list[tuple[float, list[Lease]]] = []
+    looked_again = asyncio.Event()
+
+    def scan() -> list[Lease]:
+        given = [[a_lease(n) for n in range(10)], [a_lease(10)], []][min(2, len(scans))]
+        scans.append((clock.now(), given))
+        if len(scans) == 3:
+            looked_again.set()
+        return given
+
+    async def scenario() -> None:
+        events = Roomy()
+        leaser = leaser_on(ScriptedLink({"next_due": ahead, "_lease": scan}), events, poll=3600)
+        leaser.start()
+        while len(scans) < 2:  # ten of ten: there may be more, so it looks at once
+            await events.came.wait()
+            events.came.clear()
+        for _ in range(3):
+            leaser.room()
+            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await looked_again.wait()
+        await leaser.stop()
+
+    asyncio.run(scenario())
+    assert len(scans) == 3
+    assert scans[2][0] - scans[1][0] >= 0.2
+
+
+def test_a_notification_is_followed_at_once_however_dry_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watermark, "FULL_SCAN_LEAST", 60.0)
+    monkeypatch.setattr(leasing, "DRY_FOR", 3600.0)
+
+    async def scenario() -> None:
+        events = Roomy()
+        leaser = leaser_on(ScriptedLink({"next_due": ahead, "_lease": lambda: [a_lease(1)]}), events, poll=3600)
+        leaser.start()
+        async with asyncio.timeout(30):
+            for _ in range(3):
+                await events.came.wait()
+                events.came.clear()
+                leaser.hint(queue="a", look_back=0.0)
+        await leaser.stop()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
