@@ -11,6 +11,9 @@ WORKERS ?= 4
 # Arguments for the demo, as in: make demo DEMO='--procs 2'
 DEMO ?=
 
+# The tests start a thousand interpreters: what one has compiled, the others need not compile again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test check format bench bench-full clean
