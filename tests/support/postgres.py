@@ -126,7 +126,7 @@ def session_server() -> Iterator[Postgres]:
     if named := os.environ.get(DSN_VARIABLE):
         yield Postgres(named)
         return
-    folder = temporary_folder("tasuki-mp-tests-", parent=_memory())
+    folder = temporary_folder("tests-", parent=_memory())
     try:
         with embedded.start(folder, fsync=False) as server:
             yield Postgres(server.dsn)
