@@ -36,7 +36,7 @@ def main(name: str, jobs: int, procs: int) -> dict[str, float]:
     with (
         tempfile.TemporaryDirectory(prefix="tasuki-mp-ab-") as folder,
         scratch_server() as server,
-        closing(Stage(server.dsn, Path(folder), procs=procs, server_log=server.folder / "server.log")) as stage,
+        closing(Stage(server.dsn, Path(folder), procs=procs)) as stage,
     ):
         made = _jobs(name, jobs)
         postgres, program = _postgres_cpu(server), _program_cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,9 @@ from tasuki_mp.migrate import migrate
 class Stage:
     """One database and a folder. `procs` is how many slots the program gets."""
 
-    def __init__(self, dsn: str, folder: Path, *, procs: int, server_log: Path, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, dsn: str, folder: Path, *, procs: int, server_log: Path = Path(os.devnull), options: tuple[str, ...] = ()
+    ) -> None:
         self.dsn = dsn
         self.procs = procs
         self.server_log = server_log
