@@ -225,6 +225,11 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """The job's own limits from now on; None leaves them."""
 
 
+def completed(outcome: Returned) -> Settled:
+    """What a value means for its job, whatever the job's policy."""
+    return Settled(kind="completed", result=outcome.result)
+
+
 def settle(
     outcome: Outcome,
     policy: Policy,
@@ -243,8 +248,8 @@ def settle(
     `attempt` counts from 1 and includes this one; `crashes` and `interruptions` are those before it. `limits` are the
     job's own, `memory_most` is what this host could give at most; `is_stopping` says that this supervisor shuts down.
     """
-    if isinstance(outcome, Returned):  # nearly all of them
-        return Settled(kind="completed", result=outcome.result)
+    if isinstance(outcome, Returned):
+        return completed(outcome)
     is_last = attempt >= max_attempts
 
     def again(error: ErrorInfo | None, delay: Seconds | None, *, is_crash: bool = False) -> Settled:

@@ -36,10 +36,9 @@ class Admission:
         self._largest = 0
         """The most that a job here has declared: as long as that is free, nothing need be passed over."""
 
-    def has_room(self, lease: Lease, child: Child) -> bool:
-        """Whether this job may go to that child now."""
+    def has_room(self, declared: int | None, child: Child) -> bool:
+        """Whether a job that declares so much memory may go to that child now."""
         host = self.host
-        declared = self._limits_of(lease).memory
         if host is None or (declared is None and not host.is_full):
             return True
         if not self._is_any_running():

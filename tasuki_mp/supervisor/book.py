@@ -75,10 +75,10 @@ class LeaseBook:
         with self._lock:
             return list(self._held)
 
-    def is_fresh(self, key: Key, *, at: float) -> bool:
-        """Whether less than half of the lease has passed since it was surely ours: only then is its job dispatched."""
+    def fresh(self, key: Key, *, at: float) -> Held | None:
+        """The entry, if less than half of the lease has passed since it was surely ours: only then is its job dispatched."""
         held = self.get(key)
-        return held is not None and at - held.trusted_from < self._lease_for / 2
+        return held if held is not None and at - held.trusted_from < self._lease_for / 2 else None
 
     def is_trusted(self, key: Key, *, at: float, margin: float) -> bool:
         """Whether the lease surely has not expired."""

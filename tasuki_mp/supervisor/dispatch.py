@@ -196,12 +196,13 @@ class Dispatcher:
                 continue
             big = units.waiting.get(lease.id)
             slot = self._slot_for(lease, now) if big is None else units.slot_for(big, lease)
+            limits = self.limits_of(lease)
+            memory = limits.memory
             if slot is not None and slot.child is not None:
-                if not self.memory.has_room(lease, slot.child):
+                if not self.memory.has_room(memory, slot.child):
                     self.memory.waiting.add(lease.id)
                     passed.append(self._ready.popleft())
                     continue
-                memory = self.limits_of(lease).memory
                 if memory is not None and (reason := too_full(slot.child.held, memory)):
                     slot.replace(reason)
                     passed.append(self._ready.popleft())
@@ -214,24 +215,24 @@ class Dispatcher:
                 # It waits for a fresh child, or for several units; those behind it need not.
                 passed.append(self._ready.popleft())
                 continue
-            if not self._book.is_fresh(lease.key, at=now):
+            held = self._book.fresh(lease.key, at=now)
+            if held is None:
                 self._stale()  # dispatched again once a heartbeat has got through
                 break
             self._hooks.reach("before_dispatch")
-            extras = self._extras(lease)
+            extras = None if limits == NONE and lease.checkpoint is None else wire.Extras(limits, lease.checkpoint)
             if slot.child is None or not slot.child.send(lease, extras):
                 break
             self._ready.popleft()
             if extras is not None:
-                self._watch(slot, slot.child, lease, extras.limits)
+                self._watch(slot, slot.child, lease, limits)
             if slot.reserved_for == lease.id:
                 slot.reserved_for = None
             if big is not None:
                 units.started(big, lease, slot)
             if waiting:
                 units.overtaken(waiting)
-            if (held := self._book.get(lease.key)) is not None:
-                held.child = slot.child
+            held.child = slot.child
             if is_told:
                 logs.event(
                     logging.DEBUG,
@@ -391,12 +392,6 @@ class Dispatcher:
         policy = self.policies.get(lease.handler)
         declared = policy.limits if policy is not None else NONE
         return declared if lease.limits is None else read_limits(lease.limits).over(declared)
-
-    def _extras(self, lease: Lease) -> wire.Extras | None:
-        limits = self.limits_of(lease)
-        if limits == NONE and lease.checkpoint is None:
-            return None
-        return wire.Extras(limits, lease.checkpoint)
 
     def _unreserve(self, id: int) -> None:
         for slot in self.slots:

@@ -22,7 +22,9 @@ from tasuki_mp.outcome import (
     Outcome,
     Policy,
     Raised,
+    Returned,
     Settled,
+    completed,
     settle,
 )
 from tasuki_mp.supervisor import clock
@@ -113,6 +115,8 @@ class Flow:
 
     def _has_unfit_limits(self, lease: Lease) -> bool:
         """Whether the job's own limits can't be used, as only a row inserted by hand can have: then it has failed."""
+        if lease.limits is None:
+            return False
         try:
             self.dispatcher.limits_of(lease)
         except ValueError as error:
@@ -326,6 +330,8 @@ class Flow:
             self.outbox.put(Entry(lease, settled, usage, None, clock.now(), checkpoint))
 
     def _decide(self, lease: Lease, outcome: Outcome) -> Settled:
+        if isinstance(outcome, Returned):  # nearly all of them: nothing has to be looked up
+            return completed(outcome)
         return settle(
             outcome,
             self._policy(lease),

@@ -307,32 +307,28 @@ def test_from_nine_tenths_on_nothing_is_started_beside_what_runs() -> None:
     assert machine.admission.is_full
     other = machine.start(2)
     del machine.child(2).inflight[other.key]
-    assert not machine.admission.has_room(other, cast("Any", machine.child(2)))
+    assert not machine.admission.has_room(None, cast("Any", machine.child(2)))
     del machine.child(1).inflight[running.key]
-    assert machine.admission.has_room(other, cast("Any", machine.child(2))), "one always may run"
+    assert machine.admission.has_room(None, cast("Any", machine.child(2))), "one always may run"
 
 
 # ── who may come ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def waiting(machine: Machine, pid: int, declared: int | None) -> tuple[Lease, Any]:
-    """A job that has not been dispatched, and the child it could go to."""
-    lease = machine.start(pid, limits=Limits(memory=declared))
-    del machine.child(pid).inflight[lease.key]
-    return lease, machine.child(pid)
-
-
 def test_what_is_declared_is_kept_until_it_is_taken() -> None:
     machine = Machine()
     machine.start(1, limits=Limits(memory=6 * GIB))
+    idle = machine.start(2)
+    child = cast("Any", machine.child(2))
+    del child.inflight[idle.key]
     machine.take(1, GIB)
     machine.sampler.tick(10.0)
-    assert machine.admission.has_room(*waiting(machine, 2, None))
-    assert machine.admission.has_room(*waiting(machine, 2, 3 * GIB))
-    assert not machine.admission.has_room(*waiting(machine, 2, 4 * GIB))
+    assert machine.admission.has_room(None, child)
+    assert machine.admission.has_room(3 * GIB, child)
+    assert not machine.admission.has_room(4 * GIB, child)
     machine.admission.waiting.add(99)
-    assert not machine.admission.has_room(*waiting(machine, 2, 3 * GIB)), "it would overtake"
-    assert machine.admission.has_room(*waiting(machine, 2, None))
+    assert not machine.admission.has_room(3 * GIB, child), "it would overtake"
+    assert machine.admission.has_room(None, child)
 
 
 def test_only_what_fits_at_once_is_leased_but_now_and_then_one_that_has_to_wait() -> None:

@@ -174,12 +174,12 @@ def test_nobody_rescues_before_a_whole_lease_of_heartbeats_and_uptime(
 def test_a_lease_is_fresh_for_half_its_time_from_before_the_request() -> None:
     book = LeaseBook(lease_for=60)
     book.add([lease(1, sent_at=100.0)])
-    assert book.is_fresh((1, 1), at=129.9)
-    assert not book.is_fresh((1, 1), at=130.0)
+    assert book.fresh((1, 1), at=129.9) is not None
+    assert book.fresh((1, 1), at=130.0) is None
     assert book.is_trusted((1, 1), at=158.9, margin=1)
     assert not book.is_trusted((1, 1), at=159.0, margin=1)
     book.renewed([(1, 1)], sent_at=140.0, noted=[])
-    assert book.is_fresh((1, 1), at=169.9)
+    assert book.fresh((1, 1), at=169.9) is not None
 
 
 def test_only_exactly_this_lease_is_in_the_book() -> None:
