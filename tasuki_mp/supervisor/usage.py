@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import socket
-from functools import lru_cache
 from typing import Final, NamedTuple
 
-_HOST: Final = json.dumps(socket.gethostname())
+import msgspec
+
+_HOST: Final = socket.gethostname().encode(errors="replace").decode()
+_encode = msgspec.json.Encoder().encode
 
 
 class Used(NamedTuple):
@@ -23,44 +24,43 @@ NOTHING_KNOWN: Final = Used()
 
 
 class Place(NamedTuple):
-    """Where an attempt ran."""
+    """Where an attempt ran, if it did."""
 
-    pid: int
-    slot: int
-    version: str
+    pid: int | None = None
+    slot: int | None = None
+    version: str = ""
     """The application's."""
+
+
+NOWHERE: Final = Place()
+
+
+class _Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """As it is stored: a value that is unknown is left out."""
+
+    host: str
+    waited_seconds: float
+    pid: int | None = None
+    slot: int | None = None
+    version: str = ""
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    user_seconds: float | None = None
+    system_seconds: float | None = None
+    memory_peak: int | None = None
+    signal: str = ""
 
 
 def usage_json(
     *,
-    place: Place | None = None,
+    place: Place = NOWHERE,
     seconds: float | None = None,
     used: Used = NOTHING_KNOWN,
     waited: float,
     signal: str = "",
 ) -> str:
-    """The entry. Written by hand because it is made for every job; a value that is unknown is left out."""
-    # With %, which takes half as long as an f-string for numbers with a format.
-    text = '%s"waited_seconds":%.6f' % (_place(place), waited)  # noqa: UP031
-    if seconds is not None:
-        text += ',"seconds":%.6f' % seconds  # noqa: UP031
+    """The entry. Made for every job, in a microsecond."""
+    pid, slot, version = place
     user, system, peak = used
-    if user is not None and system is not None:
-        cpu = (user + system, user, system)
-        text += ',"cpu_seconds":%.6f,"user_seconds":%.6f,"system_seconds":%.6f' % cpu  # noqa: UP031
-    if peak is not None:
-        text += f',"memory_peak":{peak}'
-    if signal:
-        text += f',"signal":{json.dumps(signal)}'
-    return text + "}"
-
-
-@lru_cache(maxsize=256)
-def _place(place: Place | None) -> str:
-    """How the entry begins: the same for every job of a child."""
-    text = f'{{"host":{_HOST},'
-    if place is not None:
-        text += f'"pid":{place.pid},"slot":{place.slot},'
-        if place.version:
-            text += f'"version":{json.dumps(place.version)},'
-    return text
+    cpu = None if user is None or system is None else round(user + system, 6)
+    return _encode(_Entry(_HOST, waited, pid, slot, version, seconds, cpu, user, system, peak, signal)).decode()
