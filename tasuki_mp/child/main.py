@@ -164,7 +164,7 @@ class Child:
         page[wire.PAGE_STARTED] = started
         page[wire.PAGE_JOB] = job.id
         page[wire.PAGE_LEASE_NO] = job.lease_no
-        self._meter.start()
+        self._meter.start(started)
         page[wire.PAGE_IN_HANDLER] = 1
         handlers.running_job = f"{job.handler} (job {job.id})"
         bound = joblog.begin(job)

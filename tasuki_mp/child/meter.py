@@ -1,7 +1,9 @@
-"""What a job uses, measured in its child: CPU time and the highest memory, for four microseconds a job.
+"""What a job uses, measured in its child: CPU time and the highest memory, for two microseconds a job.
 
-CPU time comes from getrusage, subprocesses that were waited for included. The kernel keeps the highest resident size of a
-process; it is set back (clear_refs, 6 µs) after a job that raised it, and every 100 ms, since memory may have been freed.
+CPU time comes from getrusage, subprocesses that were waited for included. That of a job which follows another at once begins
+where the other's was read, so the dozen microseconds in which the child is tidied up for it are its own. The kernel keeps
+the highest resident size of a process; it is set back (clear_refs, 6 µs) after a job that raised it, and every 100 ms, since
+memory may have been freed.
 """
 
 from __future__ import annotations
@@ -16,6 +18,10 @@ from tasuki_mp import wire
 NOTABLE: Final = 1024
 """KiB. A job that raises the highest resident size by less has it not set back."""
 RESET_EVERY_NS: Final = 100_000_000
+AT_ONCE_NS: Final = 500_000
+"""A job that begins so soon after the one before is taken to follow it at once."""
+WITH_A_PROCESS_NS: Final = 100_000
+"""A job that took less has not started a process and waited for its end."""
 _CLEAR_PEAK: Final = b"5"
 
 
@@ -33,26 +39,38 @@ class Meter:
         self._can_reset = reset_peak()
         self._highest = self._base = getrusage(RUSAGE_SELF).ru_maxrss
         self._reset_ns = 0
+        self._started_ns = self._ended_ns = 0
         self._user = self._system = 0.0
         self._children_user, self._children_system = _of_children()
 
-    def start(self) -> None:
-        """A job is about to begin; what this process has used by then is on the page, for whoever finds it dead."""
-        used = getrusage(RUSAGE_SELF)
-        self._user, self._system = used.ru_utime, used.ru_stime
-        self._page[wire.PAGE_USER] = int((used.ru_utime + self._children_user) * 1e6)
-        self._page[wire.PAGE_SYSTEM] = int((used.ru_stime + self._children_system) * 1e6)
+    def start(self, started_ns: int) -> None:
+        """A job begins at that time of a clock that never goes back; what was used before it is no job's."""
+        self._started_ns = started_ns
+        if started_ns - self._ended_ns > AT_ONCE_NS:
+            used = getrusage(RUSAGE_SELF)
+            self._user, self._system = used.ru_utime, used.ru_stime
+            self._note()
 
-    def stop(self, now_ns: int) -> wire.Used:
-        """The job has ended, at that time of a clock that never goes back."""
+    def stop(self, ended_ns: int) -> wire.Used:
+        """The job has ended, at that time of the same clock."""
+        self._ended_ns = ended_ns
         used = getrusage(RUSAGE_SELF)
-        children_user, children_system = _of_children()
-        user = used.ru_utime - self._user + children_user - self._children_user
-        system = used.ru_stime - self._system + children_system - self._children_system
-        self._children_user, self._children_system = children_user, children_system
-        peak = self._peak(used.ru_maxrss, now_ns)
+        user, system = used.ru_utime - self._user, used.ru_stime - self._system
+        self._user, self._system = used.ru_utime, used.ru_stime
+        if ended_ns - self._started_ns >= WITH_A_PROCESS_NS:
+            children_user, children_system = _of_children()
+            user += children_user - self._children_user
+            system += children_system - self._children_system
+            self._children_user, self._children_system = children_user, children_system
+        self._note()
+        peak = self._peak(used.ru_maxrss, ended_ns)
         held = max(0, self._highest - self._base) * 1024
         return wire.Used(int(user * 1e6), int(system * 1e6), peak, held)
+
+    def _note(self) -> None:
+        """Write on the page what was used before the next job, for whoever finds it dead."""
+        self._page[wire.PAGE_USER] = int((self._user + self._children_user) * 1e6)
+        self._page[wire.PAGE_SYSTEM] = int((self._system + self._children_system) * 1e6)
 
     def _peak(self, highest: int, now_ns: int) -> int | None:
         """Bytes beyond the size at hello; None where the kernel can't say it of this job alone."""

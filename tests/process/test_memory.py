@@ -78,7 +78,10 @@ def seen_before(supervised: Supervised, event: str) -> None:
 
 
 def finish(conn: Conn, visitor: Visitor) -> jobs.Row:
-    visitor.tell("return done")
+    try:
+        visitor.tell("return done")
+    except BrokenPipeError:
+        raise AssertionError(f"it has ended by itself: {jobs.history(conn, visitor.job)}") from None
     row = jobs.wait_final(conn, visitor.job)
     assert row["result"] == "done"
     return row
