@@ -20,7 +20,6 @@ from tasuki_mp.store import LeaseEntry
 from tasuki_mp.store.keep import KeepItem, keep
 from tests.support import jobs
 from tests.support.holder import Holder, item
-from tests.support.waiting import wait_for_row
 
 Conn = psycopg.Connection[tuple[Any, ...]]
 
@@ -50,14 +49,6 @@ def counted(conn: Any, run: Callable[..., Any]) -> Iterator[Reads]:
     run(conn.execute, "COMMIT")
 
 
-NOBODY_SEES_THEM = """
-    SELECT 1
-     WHERE NOT EXISTS (SELECT FROM pg_stat_activity
-                        WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL)
-"""
-"""Rows that were just deleted are dead for everybody, autovacuum's looks at other tables included."""
-
-
 def at_once(function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
 
@@ -80,8 +71,9 @@ def tiny(conn: Conn, prime: Callable[[], None]) -> None:
 def drained(conn: Conn, prime: Callable[[], None]) -> None:
     jobs.fill(conn, MANY)
     conn.execute("ANALYZE tasuki.job")
+    # Nobody marks a row as dead, and passes over it, before its transaction is on disk.
+    conn.execute("SET synchronous_commit = on")
     conn.execute("DELETE FROM tasuki.job")
-    wait_for_row(conn, NOBODY_SEES_THEM)
     conn.execute("ANALYZE tasuki.job")  # no rows, and all those pages
     prime()
 
