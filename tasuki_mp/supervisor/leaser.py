@@ -36,7 +36,8 @@ AFTER_NOTIFICATION: Final = 0.05
 LOOK_EVERY: Final = 5.0
 """Seconds after which a full scan first asks which queues have limits."""
 DRY_FOR: Final = 0.05
-"""Seconds after a scan that took all there was, for which room alone is no reason to look again."""
+"""Seconds after a scan that took all there was, for which room alone is no reason to look again; and no notification either,
+if that was more than the host could start at once: where so many come, a few large leases do what many small ones would."""
 SOONEST: Final = 0.01
 """No wait is shorter: a due time that is now is waited for this long, so that a row that can't be taken is no busy loop."""
 
@@ -70,6 +71,7 @@ class Leaser:
         owner: UUID,
         lease_for: float,
         poll: float,
+        procs: int,
         queues: Mapping[str, int],
         book: LeaseBook,
         events: LeaserEvents,
@@ -80,6 +82,7 @@ class Leaser:
         self._owner = owner
         self._lease_for = lease_for
         self._poll = poll
+        self._procs = procs
         self._queues = list(queues)
         self._book = book
         self._events = events
@@ -93,6 +96,8 @@ class Leaser:
         self._is_reply_lost = False
         self._dry_until = float("-inf")
         """Until when room alone is no reason to look."""
+        self._is_crowded = False
+        """Whether that scan took more than the host could start at once."""
         self._room_timer: asyncio.TimerHandle | None = None
         self._hint_timer: asyncio.TimerHandle | None = None
         self._is_poll = False
@@ -142,7 +147,10 @@ class Leaser:
         if look_back > 0:
             self._is_full_wanted = True
             self._looked_at = float("-inf")
-        self._wake.set()
+        if self._is_crowded:
+            self.room()
+        else:
+            self._wake.set()
         # Each of them is followed by a scan, so that only the last needs one more.
         if self._hint_timer is not None:
             self._hint_timer.cancel()
@@ -260,6 +268,7 @@ class Leaser:
             self._marks.took(leases, is_full=is_full)
             if not self._limited and len(leases) < wanted and not _is_any_cut(leases, quotas):
                 self._dry_until = ended + DRY_FOR
+                self._is_crowded = len(leases) > self._procs
         if leases:
             self._stride.took(Counter(lease.queue for lease in leases))
             self._hooks.reach("after_lease_commit")

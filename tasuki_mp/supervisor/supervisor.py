@@ -210,6 +210,7 @@ class Supervisor:
             owner=me.owner,
             lease_for=config.lease,
             poll=config.poll,
+            procs=config.procs,
             queues=queues,
             book=flow.book,
             events=flow,

@@ -62,12 +62,13 @@ class Idle:
         self.found.release()
 
 
-def leaser_on(link: Link, events: LeaserEvents, *, poll: float = POLL) -> Leaser:
+def leaser_on(link: Link, events: LeaserEvents, *, poll: float = POLL, procs: int = 1) -> Leaser:
     return Leaser(
         link,
         owner=uuid4(),
         lease_for=60,
         poll=poll,
+        procs=procs,
         queues={"a": 1},
         book=LeaseBook(lease_for=60),
         events=events,
@@ -200,6 +201,35 @@ def test_a_notification_is_followed_at_once_however_dry_it_was(monkeypatch: pyte
         await leaser.stop()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("procs", "is_at_once"), [(3, True), (2, False)])
+def test_after_more_jobs_than_the_host_can_start_a_notification_waits_for_more(
+    monkeypatch: pytest.MonkeyPatch, procs: int, *, is_at_once: bool
+) -> None:
+    monkeypatch.setattr(watermark, "FULL_SCAN_LEAST", 60.0)
+    monkeypatch.setattr(leasing, "AFTER_NOTIFICATION", 3600.0)
+    monkeypatch.setattr(leasing, "DRY_FOR", 0.2)
+    scanned: list[float] = []
+
+    def scan() -> list[Lease]:
+        scanned.append(clock.now())
+        return [a_lease(1), a_lease(2), a_lease(3)]
+
+    async def scenario() -> None:
+        events = Roomy()
+        link = ScriptedLink({"next_due": ahead, "_lease": scan})
+        leaser = leaser_on(link, events, poll=3600, procs=procs)
+        leaser.start()
+        async with asyncio.timeout(30):
+            await events.came.wait()
+            events.came.clear()
+            leaser.hint(queue="a", look_back=0.0)
+            await events.came.wait()
+        await leaser.stop()
+
+    asyncio.run(scenario())
+    assert (scanned[1] - scanned[0] < 0.2) == is_at_once
 
 
 @pytest.mark.parametrize(
