@@ -33,6 +33,10 @@ PIPE_SECONDS: Final = 0.025
 """Work that may wait in one slot's pipe, by its handlers' averages. The supervisor looks in when half of it is done: with
 10 ms, jobs of a millisecond cost it half as much again, since it finds the caches cold each time."""
 PIPE_MOST: Final = 128
+HANDFUL: Final = 16
+HANDFUL_SECONDS: Final = 0.001
+"""A slot gets so many jobs in a row, or so much work, if there are as many for every other: to wake a child for each job that
+does nothing, because its turn comes only after all others', was a fifth of the supervisor's time."""
 HANDING_OVER: Final = 0.000_020
 """Seconds that a child needs for a job beside its handler."""
 LEAST_REST: Final = 0.001
@@ -84,6 +88,9 @@ class Dispatcher:
         self._stale = stale
         self._hooks = hooks
         self._ready: deque[tuple[Lease, float]] = deque()
+        self._last: Slot | None = None
+        """Who got the last job, and may get so many more before others do."""
+        self._more = 0
         self._units = Units(self.slots)
         self.memory = Admission(self.slots, self.limits_of)
         self.is_quiescing = False
@@ -262,6 +269,11 @@ class Dispatcher:
             return None
         if lease.crashes > 0:
             return self._units.fresh_slot_for(lease)
+        last = self._last
+        if self._more > 0 and last is not None and last.child is not None and last.reserved_for is None:
+            self._more -= 1
+            if 0 < len(last.child.inflight) < PIPE_MOST and self._may_queue(last.child, estimate):
+                return last
         best: Slot | None = None
         fewest = PIPE_MOST
         for slot in self.slots:
@@ -273,7 +285,13 @@ class Dispatcher:
                 best, fewest = slot, count
                 if count == 0:
                     break
+        self._last, self._more = best, self._handful(estimate) - 1
         return best
+
+    def _handful(self, estimate: float | None) -> int:
+        if estimate is None:
+            return 1
+        return min(HANDFUL, len(self._ready) // len(self.slots), int(HANDFUL_SECONDS / max(estimate, 1e-6)))
 
     def _bring_forward(self, id: int) -> None:
         if self._ready[0][0].id != id and (entry := self._find(id)) is not None:

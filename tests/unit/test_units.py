@@ -292,3 +292,24 @@ def test_a_job_that_is_canceled_while_it_collects_lets_the_others_go_on(time: li
     assert host.dispatcher.forget((2, 1)) is not None
     host.dispatcher.pump()
     assert host.running == {1, 5}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "jobs", "first"),
+    [
+        (0.00001, 64, [0] * 16 + [1] * 16),
+        (0.00001, 12, [0] * 6 + [1] * 3),  # so that nobody gets nothing
+        (0.00025, 64, [0] * 4 + [1] * 4),
+        (0.002, 64, [0, 1, 0, 1]),
+    ],
+)
+def test_quick_jobs_come_to_a_slot_by_the_handful(
+    time: list[float], seconds: float, jobs: int, first: list[int]
+) -> None:
+    host = Host(2)
+    host.estimates.add("h1", seconds)
+    host.add(*((n, 1) for n in range(jobs)))
+    place = {key[0]: slot.index for slot in host.slots if slot.child for key in slot.child.inflight}
+    assert [place[n] for n in range(len(first))] == first
+    counts = [len(slot.child.inflight) for slot in host.slots if slot.child]
+    assert max(counts) - min(counts) <= 16
