@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -105,6 +106,8 @@ class Leaser:
         self._limited: list[str] = []
         """Those of our queues that have limits, as of the last look."""
         self._looked_at = float("-inf")
+        self._server_time: tuple[datetime, float] | None = None
+        """The database's clock at the last look, and our own a moment later. There are no marks before that."""
         self._task: asyncio.Task[None] | None = None
         self.last_success = clock.now()
 
@@ -147,6 +150,9 @@ class Leaser:
         if look_back > 0:
             self._is_full_wanted = True
             self._looked_at = float("-inf")
+            if self._server_time is not None:
+                then, at = self._server_time
+                self._marks.lower(queue, to=then + timedelta(seconds=clock.now() - at - look_back))
         if self._is_crowded:
             self.room()
         else:
@@ -232,6 +238,7 @@ class Leaser:
         """When the next job is due, as far as that can be said; learns by the way which queues have limits."""
         ahead = await self._link.call(upkeep.next_due, queues=self._queues, reach=self._events.reach())
         self._looked_at = clock.now()
+        self._server_time = (ahead.looked_at, self._looked_at)
         if ahead.limited != self._limited:
             self._limited = ahead.limited
             self.look_everywhere()

@@ -54,8 +54,17 @@ class Watermarks:
                 for priority in PRIORITIES:
                     self._marks[queue, priority] = at
 
+    def lower(self, queue: str, *, to: datetime) -> None:
+        """Somebody says that jobs of this queue have become due again, none before that time of the database's clock."""
+        for priority in PRIORITIES:
+            mark = self._marks.get((queue, priority))
+            if mark is not None and mark > to:
+                self._marks[queue, priority] = to
+
     def full_scan_done(self, *, at: float, took: float) -> None:
-        self._scanned_at, self._scan_took = at, took
+        """The first one says nothing about the next: it finds every cache cold."""
+        self._scan_took = took if self._scanned_at > float("-inf") else 0.0
+        self._scanned_at = at
 
     def may_full_scan(self, at: float) -> bool:
         """Whether a full scan, wanted because a short one came up empty, may come now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -201,6 +201,42 @@ def test_a_notification_is_followed_at_once_however_dry_it_was(monkeypatch: pyte
         await leaser.stop()
 
     asyncio.run(scenario())
+
+
+def test_a_job_that_another_host_gives_back_is_found_although_it_has_been_due_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also while the cost of the last look at everything forbids the next one."""
+    began = datetime.now(UTC)
+    starts: asyncio.Queue[datetime | None] = asyncio.Queue()
+
+    class Watched(ScriptedLink):
+        async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+            for entry in kwargs.get("entries", ()):
+                if entry.priority == 2:
+                    starts.put_nowait(entry.after_at)
+            return await super().call(function, *args, **kwargs)
+
+    async def scenario() -> tuple[datetime | None, datetime | None]:
+        events = Idle()
+        leaser = leaser_on(Watched({"next_due": ahead, "_lease": list}), events, poll=3600)
+        leaser.start()
+        async with asyncio.timeout(30):
+            await events.found.acquire()
+            assert await starts.get() is None
+            leaser._marks.full_scan_done(at=clock.now(), took=3600.0)
+            leaser._marks.found_none(["a"], at=datetime.now(UTC))
+            leaser.hint(queue="a", look_back=0.0)
+            marked = await starts.get()
+            leaser.hint(queue="a", look_back=600.0)
+            lowered = await starts.get()
+        await leaser.stop()
+        return marked, lowered
+
+    monkeypatch.setattr(watermark, "FULL_SCAN_SHARE", 100.0)
+    marked, lowered = asyncio.run(scenario())
+    assert marked is not None and marked >= began - timedelta(seconds=1)
+    assert lowered is not None and began - timedelta(seconds=601) <= lowered < began - timedelta(seconds=500)
 
 
 @pytest.mark.parametrize(("procs", "is_at_once"), [(3, True), (2, False)])

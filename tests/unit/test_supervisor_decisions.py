@@ -143,6 +143,24 @@ def test_where_a_look_at_everything_took_long_and_found_nothing_the_next_scan_be
     assert marks.start_of("b", 2) is None
 
 
+def test_the_first_look_at_everything_says_nothing_about_the_cost_of_the_next() -> None:
+    marks = Watermarks()
+    marks.full_scan_done(at=0.0, took=0.5)
+    assert marks.may_full_scan(1.0)
+    marks.full_scan_done(at=1.0, took=0.5)
+    assert not marks.may_full_scan(50.9)
+
+
+def test_jobs_that_became_due_again_lower_the_mark_of_their_queue_and_never_raise_it() -> None:
+    marks = Watermarks()
+    marks.took([lease(1, at=100), lease(2, queue="b", at=100)], is_full=False)
+    marks.lower("a", to=T0 + timedelta(seconds=60))
+    marks.lower("a", to=T0 + timedelta(seconds=80))
+    assert marks.start_of("a", 2) == T0 + timedelta(seconds=59.9)
+    assert marks.start_of("a", 1) is None
+    assert marks.start_of("b", 2) == T0 + timedelta(seconds=99.9)
+
+
 # ── tokens, quarantine ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
