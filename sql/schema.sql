@@ -432,21 +432,32 @@ CREATE FUNCTION tasuki.free_key() RETURNS trigger
 begin
   perform from tasuki.queue as q where q.name = old.queue for share;
   if old.key is not null then
-    update tasuki.job as j
-    set held_by = null
-    where
-      j.status = 'pending'
-      and j.id = (
-        select w.id
-        from tasuki.job as w
-        where w.held_by = 'key' and w.queue = old.queue and w.key = old.key
-        order by w.priority, w.scheduled_at, w.id
-        limit 1
-        for update skip locked
-      );
+    perform tasuki.free_next(old.queue, old.key);
+  else
+    perform pg_notify('tasuki_job', old.queue || ' 0');
   end if;
-  perform pg_notify('tasuki_job', old.queue || ' 0');
   return null;
+end
+$$;
+
+CREATE FUNCTION tasuki.free_next(queue text, key text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  update tasuki.job as j
+  set held_by = null
+  where
+    j.status = 'pending'
+    and j.id = (
+      select w.id
+      from tasuki.job as w
+      where w.held_by = 'key' and w.queue = free_next.queue and w.key = free_next.key
+      order by w.priority, w.scheduled_at, w.id
+      limit 1
+      for update skip locked
+    );
+  perform pg_notify('tasuki_job', free_next.queue || ' 0');
 end
 $$;
 
@@ -598,6 +609,24 @@ CREATE FUNCTION tasuki.missing_partitions(days integer) RETURNS TABLE(parent tex
       and c.relname = p.parent || to_char(d.day, '"_"YYYYMMDD')
   )
   order by d.day, p.parent
+$$;
+
+CREATE FUNCTION tasuki.pass_key_on() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+  perform tasuki.free_next(old.queue, old.key)
+  from tasuki.queue as q
+  where
+    q.name = old.queue
+    and q.max_running_per_key > (
+      select count(*)
+      from tasuki.job as j
+      where j.queue = old.queue and j.key = old.key and j.status = 'running' and j.is_counted
+    );
+  return null;
+end
 $$;
 
 CREATE FUNCTION tasuki.retry_batch(batch bigint, most integer) RETURNS integer
@@ -1118,6 +1147,10 @@ CREATE TRIGGER job_free_key_deleted AFTER DELETE ON tasuki.job FOR EACH ROW WHEN
 CREATE TRIGGER job_free_key_pending AFTER UPDATE OF status ON tasuki.job FOR EACH ROW WHEN ((old.is_counted AND (old.status = 'running'::text) AND (new.status = 'pending'::text))) EXECUTE FUNCTION tasuki.free_key();
 
 CREATE TRIGGER job_free_unique_key AFTER DELETE ON tasuki.job FOR EACH ROW WHEN ((old.unique_key IS NOT NULL)) EXECUTE FUNCTION tasuki.free_unique_key();
+
+CREATE TRIGGER job_pass_key_on_deleted AFTER DELETE ON tasuki.job FOR EACH ROW WHEN (((old.key IS NOT NULL) AND (old.status = 'pending'::text) AND (old.held_by IS NULL))) EXECUTE FUNCTION tasuki.pass_key_on();
+
+CREATE TRIGGER job_pass_key_on_put_off AFTER UPDATE OF queue, key, scheduled_at, held_by ON tasuki.job FOR EACH ROW WHEN (((old.key IS NOT NULL) AND (old.status = 'pending'::text) AND (old.held_by IS NULL) AND (new.status = 'pending'::text) AND (new.held_by IS DISTINCT FROM 'key'::text) AND ((new.held_by IS NOT NULL) OR (new.queue <> old.queue) OR (new.key IS DISTINCT FROM old.key) OR (new.scheduled_at > old.scheduled_at)))) EXECUTE FUNCTION tasuki.pass_key_on();
 
 ALTER TABLE ONLY tasuki.schedule_tick
     ADD CONSTRAINT schedule_tick_schedule_fkey FOREIGN KEY (schedule) REFERENCES tasuki.schedule(name) ON DELETE CASCADE;

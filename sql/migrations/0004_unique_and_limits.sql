@@ -45,9 +45,32 @@ $function$;
 create trigger job_free_unique_key after delete on tasuki.job
   for each row when (old.unique_key is not null) execute function tasuki.free_unique_key();
 
--- A job that counted against its queue's limits has stopped: the first that waits for its key may be leased, and whoever
--- leases from that queue should look. The lock makes a lease that is under way wait, or this wait for it: else that lease
--- could hold a job back for a key that has just become free.
+-- The first that waits for a key may be leased, and whoever leases from its queue should look. What somebody else has locked
+-- just now is passed over, rather than waited for: if it was the only one, and stays, a supervisor's next round finds it
+-- (release_keys.sql).
+create function tasuki.free_next(queue text, key text) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $function$
+begin
+  update tasuki.job as j
+  set held_by = null
+  where
+    j.status = 'pending'
+    and j.id = (
+      select w.id
+      from tasuki.job as w
+      where w.held_by = 'key' and w.queue = free_next.queue and w.key = free_next.key
+      order by w.priority, w.scheduled_at, w.id
+      limit 1
+      for update skip locked
+    );
+  perform pg_notify('tasuki_job', free_next.queue || ' 0');
+end
+$function$;
+
+-- A job that counted against its queue's limits has stopped. The lock makes a lease that is under way wait, or this wait for
+-- it: else that lease could hold a job back for a key that has just become free.
 create function tasuki.free_key() returns trigger
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -55,20 +78,10 @@ as $function$
 begin
   perform from tasuki.queue as q where q.name = old.queue for share;
   if old.key is not null then
-    update tasuki.job as j
-    set held_by = null
-    where
-      j.status = 'pending'
-      and j.id = (
-        select w.id
-        from tasuki.job as w
-        where w.held_by = 'key' and w.queue = old.queue and w.key = old.key
-        order by w.priority, w.scheduled_at, w.id
-        limit 1
-        for update skip locked
-      );
+    perform tasuki.free_next(old.queue, old.key);
+  else
+    perform pg_notify('tasuki_job', old.queue || ' 0');
   end if;
-  perform pg_notify('tasuki_job', old.queue || ' 0');
   return null;
 end
 $function$;
@@ -76,6 +89,39 @@ create trigger job_free_key_deleted after delete on tasuki.job
   for each row when (old.is_counted and old.status = 'running') execute function tasuki.free_key();
 create trigger job_free_key_pending after update of status on tasuki.job
   for each row when (old.is_counted and old.status = 'running' and new.status = 'pending') execute function tasuki.free_key();
+
+-- A job that could have been leased for its key is not there any more, or not now: the next one of that key takes its place.
+-- If as many run as may, each of them will let one go when it stops.
+create function tasuki.pass_key_on() returns trigger
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $function$
+begin
+  perform tasuki.free_next(old.queue, old.key)
+  from tasuki.queue as q
+  where
+    q.name = old.queue
+    and q.max_running_per_key > (
+      select count(*)
+      from tasuki.job as j
+      where j.queue = old.queue and j.key = old.key and j.status = 'running' and j.is_counted
+    );
+  return null;
+end
+$function$;
+create trigger job_pass_key_on_deleted after delete on tasuki.job
+  for each row when (old.key is not null and old.status = 'pending' and old.held_by is null)
+  execute function tasuki.pass_key_on();
+create trigger job_pass_key_on_put_off after update of queue, key, scheduled_at, held_by on tasuki.job
+  for each row when (
+    old.key is not null and old.status = 'pending' and old.held_by is null
+    and new.status = 'pending' and new.held_by is distinct from 'key'
+    and (
+      new.held_by is not null or new.queue <> old.queue or new.key is distinct from old.key
+      or new.scheduled_at > old.scheduled_at
+    )
+  )
+  execute function tasuki.pass_key_on();
 
 -- Sets what a queue may run at a time in the whole fleet, all together and per key; null is no limit. What runs already
 -- counts, and what was held back for its key may be leased again.

@@ -23,8 +23,11 @@ locked as materialized (
   ) as job
 ),
 written as (
+  -- What waits for its key is due; it comes back to that when it is due again.
   update tasuki.job
-  set scheduled_at = coalesce(%(at)s::timestamptz, clock_timestamp() + %(delay)s::float8 * interval '1 second')
+  set
+    scheduled_at = coalesce(%(at)s::timestamptz, clock_timestamp() + %(delay)s::float8 * interval '1 second'),
+    held_by = nullif(held_by, 'key')
   where id = any(array(select id from locked where verdict = 'rescheduled'))
 ),
 told as materialized (
@@ -32,7 +35,7 @@ told as materialized (
   from (
     select queue, ceil(extract(epoch from greatest(clock_timestamp() - min(due_at), interval '0')) * 1000)::bigint as back
     from locked
-    where verdict = 'rescheduled' and held_by is null and due_at <= clock_timestamp()
+    where verdict = 'rescheduled' and coalesce(held_by, 'key') = 'key' and due_at <= clock_timestamp()
     group by queue
   ) as due
 )

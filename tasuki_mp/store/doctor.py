@@ -24,6 +24,7 @@ _SERVER: Final = sql.query("examine_server")
 _HORIZON: Final = sql.query("examine_horizon")
 _TABLES: Final = sql.query("examine_tables")
 _STUCK: Final = sql.query("examine_stuck")
+_HELD: Final = sql.query("examine_held")
 _UPKEEP: Final = sql.query("examine_upkeep")
 _SCHEDULES: Final = sql.query("look_schedules")
 
@@ -298,6 +299,17 @@ def judge_stuck(jobs: int, example: int | None, seconds: float | None) -> Iterat
         )
 
 
+def judge_held(jobs: int, example: int | None) -> Iterator[Finding]:
+    """Jobs whose key is free, and that nobody has let go."""
+    if jobs:
+        yield Finding(
+            "keys",
+            "warning",
+            f"{_are(jobs, 'job')} held for a key of which fewer run than may; one of them is {example}",
+            "a supervisor lets one of each key go every half a minute: start one, or look at its log",
+        )
+
+
 def judge_upkeep(begun_ago: float | None, has_ended: bool | None, supervised_for: float | None) -> Iterator[Finding]:
     """Whether finished jobs are dropped when they have been kept for long enough."""
     if supervised_for is None or supervised_for < 2 * _HOUR:
@@ -310,6 +322,11 @@ def judge_upkeep(begun_ago: float | None, has_ended: bool | None, supervised_for
             "look for 'retention failed' in their logs; where their role does not own the tables, let the owner's cron"
             " run tasuki-mp prune",
         )
+
+
+def _are(number: int, what: str) -> str:
+    """`1 job is`, `2,345 jobs are`."""
+    return f"{number:,} {what} is" if number == 1 else f"{number:,} {what}s are"
 
 
 # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -350,6 +367,12 @@ def _stuck(conn: Connection) -> Iterator[Finding]:
         yield from judge_stuck(*row)
 
 
+def _held(conn: Connection) -> Iterator[Finding]:
+    row = conn.execute(_HELD).fetchone()
+    if row is not None:
+        yield from judge_held(*row)
+
+
 def _partitions(conn: Connection) -> Iterator[Finding]:
     found = drive(conn, retention.partitions())
     yield from judge_partitions(found, found[0].now if found else datetime.now(UTC))
@@ -380,6 +403,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     _tables,
     _supervisors,
     _stuck,
+    _held,
     _partitions,
     _upkeep,
     _schedules,

@@ -24,6 +24,7 @@ _TRIM_ATTEMPTS: Final = sql.query("trim_attempts")
 _NEXT_DUE: Final = sql.query("next_due")
 _HOLD_UNKNOWN: Final = sql.query("hold_unknown")
 _RELEASE_HELD: Final = sql.query("release_held")
+_RELEASE_KEYS: Final = sql.query("release_keys")
 _DRAIN_LEFT: Final = sql.query("drain_left")
 _DRAIN_UNKNOWN: Final = sql.query("drain_unknown")
 _DRAIN_PAUSED: Final = sql.query("drain_paused")
@@ -34,6 +35,8 @@ _END_CLAIM: Final = sql.query("end_upkeep")
 
 HOLD_BATCH: Final = 5000
 """Jobs of unknown handlers that are held, and looked at, by one statement."""
+KEYS_BATCH: Final = 1000
+"""Keys that one statement looks at."""
 ATTEMPTS_KEPT: Final = 50
 """Rows of history that a live job keeps at most."""
 
@@ -171,6 +174,18 @@ async def release_held(
 ) -> int:
     """Let go of jobs that were held because nobody knew these handlers; returns how many, at most `limit`."""
     return int(await _value(conn, _RELEASE_HELD, {"handlers": list(handlers), "most": limit, "notify": notify}))
+
+
+async def release_keys(conn: AsyncConnection, *, limit: int = KEYS_BATCH) -> int:
+    """Let go of the first job held for its key, of each key that runs less often than it may; returns how many."""
+    let_go = 0
+    queue = key = ""
+    while True:
+        cursor = await conn.execute(_RELEASE_KEYS, {"queue": queue, "key": key, "most": limit})
+        looked_at, freed, queue, key, _ = await cursor.fetchone() or (0, 0, "", "", 0)
+        let_go += freed
+        if looked_at < limit:
+            return let_go
 
 
 async def drain_left(conn: AsyncConnection, *, queues: Sequence[str], reach: Reach, due_only: bool) -> Left:

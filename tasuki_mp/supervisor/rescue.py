@@ -30,6 +30,9 @@ HOLD_GRACE: Final = 600.0
 HOLD_FOR: Final = 2.0
 """Seconds in each round for holding: a million takes some ten rounds."""
 PARTITIONS_EVERY: Final = 3600.0
+KEYS: Final = "keys"
+KEYS_EVERY: Final = 30.0
+"""How often one of the fleet looks for jobs that are held for a key that is free."""
 
 
 def has_served_quarantine(*, unbroken_for: float, server_up_for: float, lease_for: float) -> bool:
@@ -82,7 +85,7 @@ class Rescuer:
             await asyncio.sleep(self.row.lease_seconds / 3 * (0.8 + 0.4 * random.random()))
 
     async def look_around(self) -> None:
-        """One round: rescue, give back what we never heard of, hold and let go, partitions."""
+        """One round: rescue, give back what we never heard of, hold and let go, free keys, partitions."""
         # Again, since somebody else forgets us if we stand still for longer than our lease.
         await self._link.call(upkeep.register, self.row)
         others = await self._link.call(upkeep.other_supervisors, own=self.row.owner)
@@ -98,6 +101,8 @@ class Rescuer:
         if now - self._held_at >= HOLD_EVERY:
             self._held_at = now
             await self._hold_and_let_go()
+        if await self._link.call(upkeep.claim, KEYS, every=KEYS_EVERY):
+            await self._free_keys()
         if now - self._partitions_at >= PARTITIONS_EVERY:
             self._partitions_at = now
             await self._link.call(upkeep.ensure_partitions)
@@ -154,3 +159,8 @@ class Rescuer:
         if let_go:
             logs.event(logging.INFO, "held jobs let go", jobs=let_go)
             self._look_everywhere()
+
+    async def _free_keys(self) -> None:
+        if freed := await self._link.call(upkeep.release_keys):
+            logs.event(logging.INFO, "jobs held for a free key let go", jobs=freed)
+        await self._link.call(upkeep.end_claim, KEYS)
