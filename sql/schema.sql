@@ -3,6 +3,34 @@
 
 CREATE SCHEMA tasuki;
 
+CREATE FUNCTION tasuki.await_leases() RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+  leasing text[];
+begin
+  for turn in 0..100 loop
+    leasing := array(
+      select l.virtualtransaction
+      from pg_locks as l
+      where
+        l.locktype = 'relation'
+        and l.relation = 'tasuki.job'::regclass
+        and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+        and l.mode = 'RowShareLock'
+        and l.pid <> pg_backend_pid()
+        and (turn = 0 or l.virtualtransaction = any(leasing))
+    );
+    if cardinality(leasing) = 0 then
+      return true;
+    end if;
+    perform pg_sleep(0.002);
+  end loop;
+  return false;
+end
+$$;
+
 CREATE FUNCTION tasuki.cancel(id bigint) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -503,19 +531,51 @@ declare
   held integer := 0;
   taken bigint[] := '{}';
 begin
-  select q.max_running, q.max_running_per_key into bounds
+  -- Before the row is locked: who ends a job of this queue waits for that lock, and would be waited for here.
+  if
+    exists (
+      select from tasuki.queue as q
+      where q.name = lease_limited.queue and not q.is_settled and q.limited_at > clock_timestamp() - interval '1 minute'
+    )
+    and not tasuki.await_leases()
+  then
+    return;
+  end if;
+  select q.max_running, q.max_running_per_key, q.limited_at, q.is_settled into bounds
   from tasuki.queue as q
   where q.name = lease_limited.queue and q.paused_at is null
   for update skip locked;
   if not found then
     return;
   end if;
-  if bounds.max_running is not null then
-    room := least(room, bounds.max_running - (
-      select count(*)
-      from tasuki.job as j
-      where j.queue = lease_limited.queue and j.status = 'running' and j.is_counted
+  if not bounds.is_settled then
+    update tasuki.job as j set is_counted = true
+    where j.id = any(array(
+      select r.id
+      from tasuki.job as r
+      where r.status = 'running' and r.queue = lease_limited.queue and not r.is_counted
+      for no key update skip locked
     ));
+    bounds.is_settled := not exists (
+      select from tasuki.job as j where j.status = 'running' and j.queue = lease_limited.queue and not j.is_counted
+    );
+    if bounds.is_settled then
+      update tasuki.queue as q set is_settled = true where q.name = lease_limited.queue;
+    end if;
+  end if;
+  if bounds.max_running is not null then
+    room := least(
+      room,
+      bounds.max_running - (
+        select count(*)
+        from tasuki.job as j
+        where j.queue = lease_limited.queue and j.status = 'running' and j.is_counted
+      ) - case when bounds.is_settled then 0 else (
+        select count(*)
+        from tasuki.job as j
+        where j.queue = lease_limited.queue and j.status = 'running' and not j.is_counted
+      ) end
+    );
   end if;
   if room <= 0 then
     return;
@@ -546,8 +606,16 @@ begin
         select count(*)
         from tasuki.job as j
         where j.queue = lease_limited.queue and j.key = due.key and j.status = 'running' and j.is_counted
+      ) + (
+        -- In brackets: the language takes the next `then` outside of them for its own.
+        case when bounds.is_settled then 0 else (
+          select count(*)
+          from tasuki.job as j
+          where j.queue = lease_limited.queue and j.key = due.key and j.status = 'running' and not j.is_counted
+        ) end
       )
     then
+      continue when not bounds.is_settled;
       update tasuki.job as j set held_by = 'key' where j.id = due.id;
       held := held + 1;
       exit when held >= 1000;
@@ -581,14 +649,19 @@ CREATE FUNCTION tasuki.limit_queue(queue text, max_running integer, max_running_
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+  is_limited boolean := limit_queue.max_running is not null or limit_queue.max_running_per_key is not null;
 begin
-  insert into tasuki.queue as q (name, max_running, max_running_per_key)
-  values (limit_queue.queue, limit_queue.max_running, limit_queue.max_running_per_key)
+  insert into tasuki.queue as q (name, max_running, max_running_per_key, limited_at)
+  values (
+    limit_queue.queue, limit_queue.max_running, limit_queue.max_running_per_key, case when is_limited then clock_timestamp() end
+  )
   on conflict (name) do update
-  set max_running = excluded.max_running, max_running_per_key = excluded.max_running_per_key;
-  update tasuki.job as j set is_counted = true
-  where j.status = 'running' and j.queue = limit_queue.queue and not j.is_counted
-    and (limit_queue.max_running is not null or limit_queue.max_running_per_key is not null);
+  set
+    max_running = excluded.max_running,
+    max_running_per_key = excluded.max_running_per_key,
+    limited_at = case when is_limited then coalesce(q.limited_at, excluded.limited_at) end,
+    is_settled = is_limited and q.is_settled;
   update tasuki.job as j set held_by = null where j.held_by = 'key' and j.queue = limit_queue.queue;
   perform pg_notify('tasuki_job', limit_queue.queue || ' 1000');
 end
@@ -929,6 +1002,8 @@ CREATE TABLE tasuki.queue (
     paused_at timestamp with time zone,
     max_running integer,
     max_running_per_key integer,
+    limited_at timestamp with time zone,
+    is_settled boolean DEFAULT false NOT NULL,
     keep_for interval,
     kept_from timestamp with time zone,
     CONSTRAINT queue_keep_for CHECK (((keep_for >= '00:01:00'::interval) AND (keep_for <= '36500 days'::interval))),

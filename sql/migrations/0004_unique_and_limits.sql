@@ -16,6 +16,10 @@ alter table tasuki.job_archive
 alter table tasuki.queue
   add column max_running integer,
   add column max_running_per_key integer,
+  -- Since when it has limits, and whether all that runs is counted: not yet, as long as leases may be under way that began
+  -- before and know of no limit.
+  add column limited_at timestamptz,
+  add column is_settled boolean not null default false,
   add constraint queue_max_running check (max_running >= 0),
   add constraint queue_max_running_per_key check (max_running_per_key >= 1);
 
@@ -129,16 +133,51 @@ create function tasuki.limit_queue(queue text, max_running integer, max_running_
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $function$
+declare
+  is_limited boolean := limit_queue.max_running is not null or limit_queue.max_running_per_key is not null;
 begin
-  insert into tasuki.queue as q (name, max_running, max_running_per_key)
-  values (limit_queue.queue, limit_queue.max_running, limit_queue.max_running_per_key)
+  insert into tasuki.queue as q (name, max_running, max_running_per_key, limited_at)
+  values (
+    limit_queue.queue, limit_queue.max_running, limit_queue.max_running_per_key, case when is_limited then clock_timestamp() end
+  )
   on conflict (name) do update
-  set max_running = excluded.max_running, max_running_per_key = excluded.max_running_per_key;
-  update tasuki.job as j set is_counted = true
-  where j.status = 'running' and j.queue = limit_queue.queue and not j.is_counted
-    and (limit_queue.max_running is not null or limit_queue.max_running_per_key is not null);
+  set
+    max_running = excluded.max_running,
+    max_running_per_key = excluded.max_running_per_key,
+    limited_at = case when is_limited then coalesce(q.limited_at, excluded.limited_at) end,
+    is_settled = is_limited and q.is_settled;
   update tasuki.job as j set held_by = null where j.held_by = 'key' and j.queue = limit_queue.queue;
   perform pg_notify('tasuki_job', limit_queue.queue || ' 1000');
+end
+$function$;
+
+-- Whether everybody has ended who was leasing when this was called, which is waited for, a fifth of a second at most. Who
+-- leases has locked the table before looking at limits: whoever locks it later knows those that were committed before.
+create function tasuki.await_leases() returns boolean
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $function$
+declare
+  leasing text[];
+begin
+  for turn in 0..100 loop
+    leasing := array(
+      select l.virtualtransaction
+      from pg_locks as l
+      where
+        l.locktype = 'relation'
+        and l.relation = 'tasuki.job'::regclass
+        and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+        and l.mode = 'RowShareLock'
+        and l.pid <> pg_backend_pid()
+        and (turn = 0 or l.virtualtransaction = any(leasing))
+    );
+    if cardinality(leasing) = 0 then
+      return true;
+    end if;
+    perform pg_sleep(0.002);
+  end loop;
+  return false;
 end
 $function$;
 

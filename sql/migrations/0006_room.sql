@@ -21,6 +21,10 @@ create function tasuki.fits(handler text, limits jsonb, handlers text[], larger 
 -- Leases from a queue that has limits; the columns are those of lease.sql. One supervisor at a time: the queue's row is
 -- locked, and each statement here sees all that was committed before. Whoever finds it locked goes away with nothing. A due
 -- job whose key runs as often as it may is held back until one of them stops.
+-- When the limits are new, leases may be under way that know nothing of them. They are waited for, but no longer than a
+-- minute, which is twice what any statement of a supervisor may take. What they took is marked as counted; as long as
+-- some of that is locked by others, all that runs is counted one by one, and no job is held back: its key would not be
+-- let go at the end of what was not marked.
 create function tasuki.lease_limited(
   queue text, handlers text[], larger jsonb, host jsonb, owner uuid, lease_for float8, most integer,
   now timestamptz default null
@@ -41,19 +45,51 @@ declare
   held integer := 0;
   taken bigint[] := '{}';
 begin
-  select q.max_running, q.max_running_per_key into bounds
+  -- Before the row is locked: who ends a job of this queue waits for that lock, and would be waited for here.
+  if
+    exists (
+      select from tasuki.queue as q
+      where q.name = lease_limited.queue and not q.is_settled and q.limited_at > clock_timestamp() - interval '1 minute'
+    )
+    and not tasuki.await_leases()
+  then
+    return;
+  end if;
+  select q.max_running, q.max_running_per_key, q.limited_at, q.is_settled into bounds
   from tasuki.queue as q
   where q.name = lease_limited.queue and q.paused_at is null
   for update skip locked;
   if not found then
     return;
   end if;
-  if bounds.max_running is not null then
-    room := least(room, bounds.max_running - (
-      select count(*)
-      from tasuki.job as j
-      where j.queue = lease_limited.queue and j.status = 'running' and j.is_counted
+  if not bounds.is_settled then
+    update tasuki.job as j set is_counted = true
+    where j.id = any(array(
+      select r.id
+      from tasuki.job as r
+      where r.status = 'running' and r.queue = lease_limited.queue and not r.is_counted
+      for no key update skip locked
     ));
+    bounds.is_settled := not exists (
+      select from tasuki.job as j where j.status = 'running' and j.queue = lease_limited.queue and not j.is_counted
+    );
+    if bounds.is_settled then
+      update tasuki.queue as q set is_settled = true where q.name = lease_limited.queue;
+    end if;
+  end if;
+  if bounds.max_running is not null then
+    room := least(
+      room,
+      bounds.max_running - (
+        select count(*)
+        from tasuki.job as j
+        where j.queue = lease_limited.queue and j.status = 'running' and j.is_counted
+      ) - case when bounds.is_settled then 0 else (
+        select count(*)
+        from tasuki.job as j
+        where j.queue = lease_limited.queue and j.status = 'running' and not j.is_counted
+      ) end
+    );
   end if;
   if room <= 0 then
     return;
@@ -84,8 +120,16 @@ begin
         select count(*)
         from tasuki.job as j
         where j.queue = lease_limited.queue and j.key = due.key and j.status = 'running' and j.is_counted
+      ) + (
+        -- In brackets: the language takes the next `then` outside of them for its own.
+        case when bounds.is_settled then 0 else (
+          select count(*)
+          from tasuki.job as j
+          where j.queue = lease_limited.queue and j.key = due.key and j.status = 'running' and not j.is_counted
+        ) end
       )
     then
+      continue when not bounds.is_settled;
       update tasuki.job as j set held_by = 'key' where j.id = due.id;
       held := held + 1;
       exit when held >= 1000;

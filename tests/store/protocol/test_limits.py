@@ -63,6 +63,70 @@ def test_what_ran_when_the_limit_was_set_counts(conn: Conn, one: Holder) -> None
     assert len(_lease(one)) == 1
 
 
+def test_a_lease_that_began_before_the_limit_counts_whenever_it_commits(conn: Conn, one: Holder, two: Holder) -> None:
+    jobs.fill(conn, 10)
+    one.run(one.conn.execute, "BEGIN")
+    before = one.lease(2)
+    _limit(conn, 3)
+    assert _lease(two) == [], "nobody can say yet how many run"
+    one.run(one.conn.execute, "COMMIT")
+    assert len(_lease(two)) == 1
+    assert _lease(two) == []
+    one.end(before[0], "completed")
+    assert len(_lease(two)) == 1
+
+
+def test_what_somebody_writes_to_counts_too(dsn: str, conn: Conn, one: Holder, two: Holder) -> None:
+    jobs.fill(conn, 5)
+    before = one.lease(2)
+    with psycopg.connect(dsn) as writer:
+        writer.execute("UPDATE tasuki.job SET cancel_requested_at = now() WHERE id = %s", [before[0].id])
+        _limit(conn, 3)
+        assert len(_lease(two)) == 1
+    assert _lease(two) == []
+    one.end(before[0], "canceled")
+    assert len(_lease(two)) == 1
+
+
+def test_the_key_of_what_is_not_counted_yet_is_passed_over_and_not_held(
+    dsn: str, conn: Conn, one: Holder, two: Holder
+) -> None:
+    ids = [jobs.add(conn, key="k") for _ in range(3)]
+    (before,) = one.lease(1)
+    with psycopg.connect(dsn) as writer:
+        writer.execute("UPDATE tasuki.job SET cancel_requested_at = now() WHERE id = %s", [before.id])
+        _limit(conn, None, 1)
+        assert _lease(two) == []
+    one.end(before, "completed")
+    assert [lease.id for lease in _lease(two)] == [ids[1]]
+
+
+def test_a_transaction_that_locks_jobs_for_long_keeps_nobody_from_leasing_under_a_limit(
+    dsn: str, conn: Conn, one: Holder
+) -> None:
+    ids = jobs.fill(conn, 3)
+    with psycopg.connect(dsn) as other:
+        other.execute("SELECT FROM tasuki.job WHERE id = %s FOR UPDATE", [ids[0]])
+        _limit(conn, 2)
+        assert _lease(one) == []
+        conn.execute("UPDATE tasuki.queue SET limited_at = now() - interval '2 minutes'")
+        assert [lease.id for lease in _lease(one)] == ids[1:]
+
+
+def test_a_limit_that_is_lifted_and_set_again_waits_again(conn: Conn, one: Holder, two: Holder) -> None:
+    jobs.fill(conn, 10)
+    _limit(conn, 3)
+    assert len(_lease(one, 1)) == 1
+    _limit(conn, None)
+    two.run(two.conn.execute, "BEGIN")
+    assert len(two.lease(2)) == 2
+    _limit(conn, 4)
+    assert _lease(one) == []
+    two.run(two.conn.execute, "COMMIT")
+    _limit(conn, 5)
+    assert len(_lease(one)) == 2
+
+
 def test_a_limit_of_none_at_all_stops_the_queue(conn: Conn, one: Holder) -> None:
     jobs.fill(conn, 2)
     _limit(conn, 0)
