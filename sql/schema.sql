@@ -296,7 +296,7 @@ begin
     ) with ordinality as i (
       id, queue, handler, payload, priority, most, due_at, limits, key, unique_key, unique_for, on_conflict, ordinal
     )
-    order by i.unique_key, i.ordinal
+    order by i.unique_key collate "C", i.ordinal
   loop
     enqueue_keyed.ordinal := entry.ordinal;
     loop

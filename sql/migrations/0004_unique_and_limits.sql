@@ -183,8 +183,9 @@ $function$;
 
 -- Inserts jobs that may have unique keys; an array for each column. For each job, in order: the id of the job that stands
 -- for its key now, and whether that is `new`, was there before (`stands`), was `replaced` by this one's values, or is there
--- although this one asked to hear of it (`conflict`). Keys are taken in one order, so that two callers don't deadlock; who
--- comes second waits for the first one's transaction.
+-- although this one asked to hear of it (`conflict`). Keys are taken in one order, that of their code points, so that two
+-- callers don't deadlock, and who calls several times in a transaction should go on in that order; who comes second waits
+-- for the first one's transaction.
 create function tasuki.enqueue_keyed(
   ids bigint[], queues text[], handlers text[], payloads jsonb[], priorities smallint[], max_attempts integer[],
   due_ats timestamptz[], limits jsonb[], keys text[], unique_keys text[], unique_for float8[], on_conflicts text[]
@@ -208,7 +209,7 @@ begin
     ) with ordinality as i (
       id, queue, handler, payload, priority, most, due_at, limits, key, unique_key, unique_for, on_conflict, ordinal
     )
-    order by i.unique_key, i.ordinal
+    order by i.unique_key collate "C", i.ordinal
   loop
     enqueue_keyed.ordinal := entry.ordinal;
     loop

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from itertools import chain
 from typing import Any
 
@@ -59,7 +59,7 @@ def insert(connection: Connection, intake: Intake, *, is_ours: bool, batch_id: i
     # Drawing ids begins the caller's transaction if it has to be begun, so that what follows is a savepoint in it; in
     # autocommit, what follows is a transaction.
     draw = draw_ids(connection, len(intake.first), intake)
-    with transaction(connection):
+    with closing(copied), transaction(connection):
         _copy_in(connection, copied, iter(intake.first), draw, intake)
         if is_ours:
             for row in intake.rows:
@@ -72,6 +72,8 @@ def insert(connection: Connection, intake: Intake, *, is_ours: bool, batch_id: i
             while chunk := copying.chunk_of(intake.rows):
                 draw = draw_ids(connection, len(chunk), intake)
                 _copy_in(connection, copied, iter(chunk), draw, intake)
+        with intake.explained():
+            take_steps(connection, copied.rest())
         if copied.tell_parameters:
             with intake.explained():
                 cursor(connection).execute(copying.TELL, copied.tell_parameters)
@@ -85,11 +87,9 @@ def draw_ids(connection: Connection, count: int, intake: Intake) -> Draw:
 
 
 def _copy_in(connection: Connection, copied: Copied, rows: Iterator[JobRow], draw: Draw, intake: Intake) -> None:
-    with intake.explained():
-        with cursor(connection).copy(copying.COPY) as copy:
-            for piece in copied.pieces(rows, draw):
-                copy.write(piece)
-        take_steps(connection, copied.rest())
+    with intake.explained(), cursor(connection).copy(copying.COPY) as copy:
+        for piece in copied.pieces(rows, draw):
+            copy.write(piece)
 
 
 async def insert_async(
@@ -98,22 +98,25 @@ async def insert_async(
     """The same as `insert`, for asyncio. The event loop gets its turn with every piece that is sent."""
     copied = Copied(batch_id)
     draw = await _draw_ids_async(connection, len(intake.first), intake)
-    async with transaction_async(connection):
-        await _copy_in_async(connection, copied, iter(intake.first), draw, intake)
-        if is_ours:
-            for row in intake.rows:
-                if len(copied) == len(intake.first):
-                    with intake.explained():
-                        await cursor_async(connection).execute(copying.UNBOUND)
-                draw = await _draw_ids_async(connection, copied.next_draw(), intake)
-                await _copy_in_async(connection, copied, chain((row,), intake.rows), draw, intake)
-        else:
-            while chunk := copying.chunk_of(intake.rows):
-                draw = await _draw_ids_async(connection, len(chunk), intake)
-                await _copy_in_async(connection, copied, iter(chunk), draw, intake)
-        if copied.tell_parameters:
+    with closing(copied):
+        async with transaction_async(connection):
+            await _copy_in_async(connection, copied, iter(intake.first), draw, intake)
+            if is_ours:
+                for row in intake.rows:
+                    if len(copied) == len(intake.first):
+                        with intake.explained():
+                            await cursor_async(connection).execute(copying.UNBOUND)
+                    draw = await _draw_ids_async(connection, copied.next_draw(), intake)
+                    await _copy_in_async(connection, copied, chain((row,), intake.rows), draw, intake)
+            else:
+                while chunk := copying.chunk_of(intake.rows):
+                    draw = await _draw_ids_async(connection, len(chunk), intake)
+                    await _copy_in_async(connection, copied, iter(chunk), draw, intake)
             with intake.explained():
-                await cursor_async(connection).execute(copying.TELL, copied.tell_parameters)
+                await take_steps_async(connection, copied.rest())
+            if copied.tell_parameters:
+                with intake.explained():
+                    await cursor_async(connection).execute(copying.TELL, copied.tell_parameters)
     return copied
 
 
@@ -131,7 +134,6 @@ async def _copy_in_async(
             for piece in copied.pieces(rows, draw):
                 await copy.write(piece)
                 await asyncio.sleep(0)
-        await take_steps_async(connection, copied.rest())
 
 
 def take_steps(connection: Connection, steps: Steps) -> None:

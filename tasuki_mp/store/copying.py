@@ -19,6 +19,7 @@ from tasuki_mp import sql
 from tasuki_mp.errors import DatabaseError
 from tasuki_mp.job import JobRow
 from tasuki_mp.store import batches, produce
+from tasuki_mp.store.keyed import Keyed
 
 DRAW_IDS: Final = sql.query("draw_ids")
 COPY: Final = sql.query("copy_jobs")
@@ -73,6 +74,16 @@ class IdRanges(Sequence[int]):
             starts.append(count)
             count += len(each)
         self._starts = (*starts, count)
+
+    def distinct(self) -> IdRanges:
+        """Each of them once, ascending."""
+        merged: list[range] = []
+        for each in sorted(self.ranges, key=lambda each: each.start):
+            if merged and each.start <= merged[-1].stop:
+                merged[-1] = range(merged[-1].start, max(merged[-1].stop, each.stop))
+            else:
+                merged.append(each)
+        return IdRanges(merged)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -154,22 +165,22 @@ class Copied:
     def __init__(self, batch_id: int | None = None) -> None:
         self.followers: list[int] = []
         """The ids of jobs that were inserted because others are to be followed by them, along each chain."""
+        self.stood = 0
+        """Of the jobs, and of those that follow them, how many are not new: another one stands for their key."""
         self._batch_id = batch_id
         self._batch = _TEXT_HEAD.pack(-1) if batch_id is None else _BIGINT.pack(8, batch_id)
         self._ranges: list[range] = []
         self._queues: set[str] = set()
         self._since: datetime | None = None
-        self._keyed: list[tuple[int, JobRow]] = []
-        self._block: list[range] = []
+        self._keyed = Keyed(jobs=CHUNK_JOBS, size=CHUNK_BYTES)
 
     def pieces(self, rows: Iterator[JobRow], draw: Draw) -> Iterator[bytes]:
         """One COPY, piece by piece: of as many rows as there are, or as there are ids.
 
-        Rows with unique keys, or that wait for others, can't be copied in: they are put aside, and must be inserted
-        before the next COPY; see `rest`.
+        Rows with unique keys, or that wait for others, can't be copied in: they are put aside until the end; see `rest`.
         """
         parts = [_COPY_HEADER]
-        size = count = aside = 0
+        size = count = 0
         shared: dict[tuple[Any, ...], bytes] = {}
         now = self._begin(draw)
         pack = _ID_AND_PAYLOAD_HEAD.pack
@@ -177,10 +188,7 @@ class Copied:
         for job_id, row in zip(itertools.chain.from_iterable(draw.ranges), rows, strict=False):
             count += 1
             if row.unique is not None or row.needs or row.followers:
-                self._keyed.append((job_id, row))
-                aside += len(row.payload)
-                if len(self._keyed) >= CHUNK_JOBS or aside >= CHUNK_BYTES:
-                    break
+                self._keyed.add(job_id, row)
                 continue
             key = (
                 *(row.queue, row.handler, row.priority, row.max_attempts, row.limits),
@@ -198,21 +206,23 @@ class Copied:
                 parts.clear()
                 shared.clear()
                 size, now = 0, draw.now()
-        self._block = draw.use(count)
-        if not self._keyed:
-            self._ranges += self._block
+        self._ranges += draw.use(count)
         parts.append(_COPY_TRAILER)
         yield b"".join(parts)
 
     def rest(self) -> Steps:
-        """Statements to send for the rows that were put aside; each is answered with its reply. Raises ConflictError."""
-        if not self._keyed:
-            return
-        drawn, rows = zip(*self._keyed, strict=True)
-        self._keyed = []
-        standing = dict(zip(drawn, (yield from self._insert(drawn, rows)), strict=True))
-        ids = (standing.get(job_id, job_id) for job_id in itertools.chain.from_iterable(self._block))
-        self._ranges += IdRanges(range(job_id, job_id + 1) for job_id in ids).ranges
+        """Statements to send at the end, for the rows that were put aside, in the order of their keys.
+
+        Each is answered with its reply. Raises ConflictError.
+        """
+        standing: dict[int, int] = {}
+        for chunk in self._keyed.chunks():
+            drawn, rows = zip(*chunk, strict=True)
+            ids = yield from self._insert(drawn, rows)
+            standing |= {mine: other for mine, other in zip(drawn, ids, strict=True) if mine != other}
+        if standing:
+            ids_in_order = (standing.get(job_id, job_id) for each in self._ranges for job_id in each)
+            self._ranges = list(IdRanges(range(job_id, job_id + 1) for job_id in ids_in_order).ranges)
 
     def _insert(
         self, drawn: Sequence[int | None], rows: Sequence[JobRow]
@@ -222,6 +232,7 @@ class Copied:
         reply = yield produce.ENQUEUE_KEYED, produce.keyed_parameters(rows, drawn, is_told=False)
         standing = [produce.standing(answer) for answer in reply]
         new = [job_id for job_id, is_new in standing if is_new]
+        self.stood += len(standing) - len(new)
         if new and self._batch_id is not None:
             yield batches.JOIN, {"id": self._batch_id, "ids": new}
         for row, (job_id, is_new) in zip(rows, standing, strict=True):
@@ -258,6 +269,10 @@ class Copied:
             )
         )
 
+    def close(self) -> None:
+        """Forget what was put aside and not inserted."""
+        self._keyed.close()
+
     @property
     def tell_parameters(self) -> dict[str, Any] | None:
         """The parameters of TELL; None when nobody has to be told, because nothing is due yet."""
@@ -265,7 +280,13 @@ class Copied:
 
     @property
     def ids(self) -> IdRanges:
+        """In the order of the jobs; that of a job which stands for several is there as often."""
         return IdRanges(self._ranges)
+
+    @property
+    def new(self) -> int:
+        """How many jobs were inserted, those that follow others included."""
+        return len(self) + len(self.followers) - self.stood
 
     def __len__(self) -> int:
         return sum(map(len, self._ranges))

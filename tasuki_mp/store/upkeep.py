@@ -178,12 +178,12 @@ async def release_held(
 
 async def release_keys(conn: AsyncConnection, *, limit: int = KEYS_BATCH) -> int:
     """Let go of the first job held for its key, of each key that runs less often than it may; returns how many."""
-    let_go = 0
+    let_go: int = 0
     queue = key = ""
     while True:
         cursor = await conn.execute(_RELEASE_KEYS, {"queue": queue, "key": key, "most": limit})
         looked_at, freed, queue, key, _ = await cursor.fetchone() or (0, 0, "", "", 0)
-        let_go += freed
+        let_go += int(freed)
         if looked_at < limit:
             return let_go
 

@@ -28,6 +28,11 @@ def test_ranges_behave_like_the_list_of_their_ids(ids: list[int]) -> None:
             _ = ranges[beyond]
 
 
+@given(st.lists(st.integers(1, 60)))
+def test_ids_that_are_there_several_times_can_be_had_once(ids: list[int]) -> None:
+    assert list(IdRanges(ranges_of(ids)).distinct()) == sorted(set(ids))
+
+
 def test_a_million_ids_are_one_range() -> None:
     ids = IdRanges(range(n * 10_000, (n + 1) * 10_000) for n in range(100))
     assert ids.ranges == (range(1_000_000),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
@@ -12,6 +13,7 @@ import pytest
 
 from tasuki_mp import Client, ConflictError, Tasuki
 from tasuki_mp.job import Job
+from tasuki_mp.store import copying
 from tests.support import jobs
 from tests.support.holder import Holder
 
@@ -160,16 +162,50 @@ def test_of_many_at_once_one_is_inserted(dsn: str, conn: Conn) -> None:
     assert conn.execute("SELECT count(*) FROM tasuki.job").fetchone() == (20,)
 
 
-def test_two_batches_with_the_same_keys_in_any_order_do_not_deadlock(dsn: str, conn: Conn) -> None:
-    keys = [f"k{n}" for n in range(200)]
-    start = Barrier(2)
+def test_two_batches_with_the_same_keys_in_any_order_do_not_deadlock(
+    dsn: str, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "CHUNK_JOBS", 30)
+    # Those of capitals come first by code points, and in other places by the rules of most languages.
+    keys = [f"{'kK'[n % 2]}{n}" for n in range(200)]
+    middle = Barrier(2)
 
-    def rush(order: list[str]) -> set[int]:
+    def rush(order: list[str]) -> list[int]:
+        def meeting() -> Iterator[Job]:
+            for number, key in enumerate(order):
+                if number == 150:
+                    middle.wait(30)
+                yield work.job("a").unique(key)
+
         with Client(dsn) as client:
-            start.wait()
-            return set(client.enqueue_many(work.job("a").unique(key) for key in order))
+            return list(client.enqueue_many(meeting()))
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(rush, [keys, keys[::-1]])
-    assert first == second
+    assert first == second[::-1]
+    assert len(set(first)) == 200
     assert conn.execute("SELECT count(*) FROM tasuki.job").fetchone() == (200,)
+
+
+def test_of_a_key_in_several_chunks_the_first_job_stands(
+    client: Client, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "CHUNK_JOBS", 10)
+    ids = list(client.enqueue_many(work.job("t", n).unique(f"k{n % 7}") for n in range(95)))
+    assert ids == [ids[n % 7] for n in range(95)]
+    pages = conn.execute("SELECT payload ->> 'page' FROM tasuki.job ORDER BY id").fetchall()
+    assert [int(page) for (page,) in pages] == list(range(7))
+
+
+def test_when_the_maker_of_many_fails_nothing_is_left(
+    client: Client, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "CHUNK_JOBS", 10)
+
+    def broken() -> Iterator[Job]:
+        yield from (work.job("t", n).unique(f"k{n}") for n in range(35))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        client.enqueue_many(broken())
+    assert _keys(conn) == []
