@@ -702,46 +702,6 @@ begin
 end
 $$;
 
-CREATE FUNCTION tasuki.retry_batch(batch bigint, most integer) RETURNS integer
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-declare
-  retried integer;
-begin
-  perform from tasuki.batch as b where b.id = retry_batch.batch for update;
-  with again as (
-    select a.*
-    from tasuki.job_archive as a
-    where
-      a.batch_id = retry_batch.batch
-      and a.status in ('failed', 'canceled')
-      and not exists (select from tasuki.job as r where r.retry_of = a.id and r.batch_id = a.batch_id)
-      and not exists (select from tasuki.job_archive as r where r.retry_of = a.id and r.batch_id = a.batch_id)
-    order by a.id
-    limit retry_batch.most
-  ),
-  inserted as (
-    insert into tasuki.job (queue, handler, payload, priority, max_attempts, scheduled_at, limits, key, batch_id, retry_of)
-    select
-      again.queue, again.handler, again.payload, again.priority, again.max_attempts, clock_timestamp(), again.limits,
-      again.key, again.batch_id, again.id
-    from again
-    returning queue
-  ),
-  told as (
-    select pg_notify('tasuki_job', due.queue || ' 0') from (select distinct i.queue from inserted as i) as due
-  )
-  select count(*) into retried from inserted, (select count(*) from told) as t;
-  if retried > 0 then
-    update tasuki.batch as b
-    set ended_at = null, completed = null, failed = null, canceled = null
-    where b.id = retry_batch.batch;
-  end if;
-  return retried;
-end
-$$;
-
 CREATE TABLE tasuki.attempt (
     job_id bigint NOT NULL,
     lease_no bigint NOT NULL,

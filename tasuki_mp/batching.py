@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from tasuki_mp.errors import BatchError
-from tasuki_mp.job import Job, row_of
+from tasuki_mp.job import Job, State, row_of
 from tasuki_mp.store import batches, bulk
 from tasuki_mp.store.batches import BatchLine, BatchStatus
 from tasuki_mp.store.bulk import Intake, cursor, cursor_async, explained
+from tasuki_mp.store.select import JobFilter
 
 if TYPE_CHECKING:
     from tasuki_mp.client import AsyncClient, Client
@@ -25,6 +26,7 @@ LONGEST_PAUSE: Final = 1.0
 """Seconds between two looks of whoever waits; a notification makes it look at once."""
 PORTION: Final = 1000
 CHANNEL: Final = b"tasuki_batch"
+_NOT_COMPLETED: Final = frozenset({State.FAILED, State.CANCELED})
 
 
 class Batch:
@@ -89,15 +91,11 @@ class Batch:
         return canceled
 
     def retry_failed(self) -> int:
-        """Try its failed and canceled jobs again, each as a new job of the batch, which is open again; how many."""
-        retried = 0
-        while True:
-            with self._client.connection(None) as connection, explained():
-                row = cursor(connection).execute(batches.RETRY, {"id": self.id, "most": PORTION}).fetchone()
-            count = int(row[0]) if row is not None else 0
-            retried += count
-            if count < PORTION:
-                return retried
+        """Try its failed and canceled jobs again, each as a new job of the batch, which is open again; how many.
+
+        As `client.retry` does: they go on from their checkpoints, and one whose unique key is taken stays as it is.
+        """
+        return self._client.retry(JobFilter(batch=self.id, states=_NOT_COMPLETED)).done
 
 
 class AsyncBatch:

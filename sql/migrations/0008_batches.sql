@@ -112,47 +112,6 @@ begin
 end
 $function$;
 
--- Tries the failed and canceled jobs of a batch again, each as a new job in the same batch, at most `most` of them; how many.
-create function tasuki.retry_batch(batch bigint, most integer) returns integer
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $function$
-declare
-  retried integer;
-begin
-  perform from tasuki.batch as b where b.id = retry_batch.batch for update;
-  with again as (
-    select a.*
-    from tasuki.job_archive as a
-    where
-      a.batch_id = retry_batch.batch
-      and a.status in ('failed', 'canceled')
-      and not exists (select from tasuki.job as r where r.retry_of = a.id and r.batch_id = a.batch_id)
-      and not exists (select from tasuki.job_archive as r where r.retry_of = a.id and r.batch_id = a.batch_id)
-    order by a.id
-    limit retry_batch.most
-  ),
-  inserted as (
-    insert into tasuki.job (queue, handler, payload, priority, max_attempts, scheduled_at, limits, key, batch_id, retry_of)
-    select
-      again.queue, again.handler, again.payload, again.priority, again.max_attempts, clock_timestamp(), again.limits,
-      again.key, again.batch_id, again.id
-    from again
-    returning queue
-  ),
-  told as (
-    select pg_notify('tasuki_job', due.queue || ' 0') from (select distinct i.queue from inserted as i) as due
-  )
-  select count(*) into retried from inserted, (select count(*) from told) as t;
-  if retried > 0 then
-    update tasuki.batch as b
-    set ended_at = null, completed = null, failed = null, canceled = null
-    where b.id = retry_batch.batch;
-  end if;
-  return retried;
-end
-$function$;
-
 -- Which jobs a job waits for. A row goes when the job it names has ended.
 create table tasuki.dependency (
   job_id bigint not null,

@@ -20,7 +20,6 @@ CLOSE: Final = sql.query("close_batch")
 LOOK: Final = sql.query("look_batch")
 LIST: Final = sql.query("list_batches")
 LIVE_IDS: Final = sql.query("batch_live_ids")
-RETRY: Final = sql.query("retry_batch")
 RESULTS: Final = sql.query("batch_results")
 PARTS: Final = sql.query("map_parts")
 DEPEND: Final = sql.query("depend")
@@ -100,6 +99,11 @@ def follow_up(job: Job | None) -> str | None:
         "key": row.key,
     }
     return msgspec.json.encode(spec).decode()
+
+
+def sealing(id: int | None, count: int, *, is_sealed: bool) -> dict[str, Any]:
+    """The parameters of SEAL: so many jobs were added, and whether these were the last."""
+    return {"id": id, "count": count, "is_sealed": is_sealed, "state": None}
 
 
 def batch_id(row: tuple[Any, ...] | None) -> int:
