@@ -76,8 +76,13 @@ class Batch:
                 pause = min(LONGEST_PAUSE, pause * 1.5)
 
     def cancel(self) -> int:
-        """Cancel all of its jobs that have not ended; how many there were. Running ones are asked to stop."""
+        """Cancel all of its jobs that have not ended; how many there were. Running ones are asked to stop.
+
+        If its jobs were still being added, it is not waited for more: the batch ends with those that are there.
+        """
         canceled, behind = 0, 0
+        with self._client.connection(None) as connection, explained():
+            cursor(connection).execute(batches.SEAL, batches.sealing(self.id, 0, is_sealed=True))
         while True:
             with self._client.connection(None) as connection, explained():
                 parameters = {"id": self.id, "behind": behind, "most": PORTION}
@@ -163,9 +168,8 @@ def create(
 def _add(connection: psycopg.Connection[Any], id: int, intake: Intake, *, is_ours: bool, is_last: bool) -> None:
     count = 0
     if intake:
-        copied = bulk.insert(connection, intake, is_ours=is_ours, batch_id=id)
-        count = len(copied.ids) + len(copied.followers)
-    cursor(connection).execute(batches.SEAL, {"id": id, "count": count, "is_sealed": is_last, "state": None})
+        count = bulk.insert(connection, intake, is_ours=is_ours, batch_id=id).new
+    cursor(connection).execute(batches.SEAL, batches.sealing(id, count, is_sealed=is_last))
 
 
 def _portion(rows: Iterator[Any], size: int) -> list[Any]:
@@ -191,10 +195,9 @@ async def create_async(
         batch = AsyncBatch(batches.batch_id(row), client)
         count = 0
         if intake:
-            copied = await bulk.insert_async(connection, intake, is_ours=conn is None, batch_id=batch.id)
-            count = len(copied.ids) + len(copied.followers)
+            count = (await bulk.insert_async(connection, intake, is_ours=conn is None, batch_id=batch.id)).new
         with explained():
-            sealing = {"id": batch.id, "count": count, "is_sealed": True, "state": None}
+            sealing = batches.sealing(batch.id, count, is_sealed=True)
             await cursor_async(connection).execute(batches.SEAL, sealing)
     return batch
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,11 @@ from tasuki_mp.cli.feed import Aside, Check, Feed, UniqueKey
 from tasuki_mp.cli.lines import Format, opened
 from tasuki_mp.cli.waiting import Outcome
 from tasuki_mp.config import ExitCode
-from tasuki_mp.errors import ConfigError, LineError, PayloadError
+from tasuki_mp.errors import ConfigError, DatabaseError, LineError, PayloadError
 from tasuki_mp.job import Job, JobRow, OnConflict
 from tasuki_mp.store import batches, bulk, named_lock, produce
 from tasuki_mp.store.bulk import Intake
-from tasuki_mp.store.copying import IdRanges
+from tasuki_mp.store.copying import Copied, IdRanges
 from tasuki_mp.store.look import Connection
 
 _SHOWN: Final = 20
@@ -54,6 +54,20 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     lock: str | None
     is_json: bool
     is_quiet: bool
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What the database took."""
+
+    ids: IdRanges
+    """Of the jobs that are there now, each once."""
+    new: int
+    stood: int = 0
+    """Rows for whose key a job stood already."""
+
+    def __add__(self, other: Taken) -> Taken:
+        both = IdRanges((*self.ids.ranges, *other.ids.ranges))
+        return Taken(both.distinct(), self.new + other.new, self.stood + other.stood)
 
 
 def encoded(payload: str | None) -> bytes:
@@ -86,16 +100,15 @@ class Run:
         started = monotonic()
         with ExitStack() as stack:
             aside = stack.enter_context(closing(Aside(options.skip_bad))) if options.skip_bad else None
-            ids = (
+            taken = (
                 self._one(template, check) if options.file is None else self._file(options.file, template, check, aside)
             )
-        taken = monotonic() - started
-        self._say_enqueued(ids, taken)
-        outcome = self._wait(ids) if options.is_waiting else None
-        self._say_all(ids, outcome, aside)
+        self._say_enqueued(taken, monotonic() - started)
+        outcome = self._wait(taken.ids) if options.is_waiting else None
+        self._say_all(taken, outcome, aside)
         return ExitCode.OK if outcome is None else outcome.code
 
-    def _one(self, template: JobRow, check: Check) -> IdRanges:
+    def _one(self, template: JobRow, check: Check) -> Taken:
         payload = encoded(self._options.payload)
         job = Job(msgspec.structs.replace(template, payload=payload.decode()))
         finish = _finishing(self._options)
@@ -107,13 +120,13 @@ class Run:
         except psycopg.DataError as error:
             # What JSON allows and jsonb does not.
             raise PayloadError(template.handler, "$", str(error).partition("\n")[0]) from error
-        job_id = produce.standing(row)[0] if job.row.unique else produce.job_id(row)
-        return IdRanges([range(job_id, job_id + 1)])
+        job_id, is_new = produce.standing(row) if job.row.unique else (produce.job_id(row), True)
+        return Taken(IdRanges([range(job_id, job_id + 1)]), int(is_new), int(not is_new))
 
-    def _file(self, path: str, template: JobRow, check: Check, aside: Aside | None) -> IdRanges:
+    def _file(self, path: str, template: JobRow, check: Check, aside: Aside | None) -> Taken:
         options = self._options
-        ranges: list[range] = []
-        with opened(path, options.form) as source, progress.bar("enqueueing") as report:
+        taken = Taken(IdRanges(), 0)
+        with opened(path, options.form) as source, progress.bar("enqueueing") as report, self._sealing():
             finish = _finishing(options)
             feed = Feed(source, check, template, finish=finish, aside=aside, progress=_reporting(report))
             rows = feed.rows()
@@ -123,30 +136,44 @@ class Run:
                 try:
                     intake = Intake(rows if options.chunk is None else islice(rows, options.chunk))
                     is_open = bool(intake) and options.chunk is not None
-                    ranges += self._insert(intake, is_last=not is_open)
+                    taken += self._insert(intake, is_last=not is_open)
                 except LineError as error:
-                    if ranges:
-                        self._insert(Intake(()), is_last=True)  # the batch has what was committed, and no more
-                    raise LineError(error.source, error.line, f"{error.reason}; {_kept(ranges, begun)}") from error
+                    raise LineError(error.source, error.line, f"{error.reason}; {_kept(taken, begun)}") from error
                 if aside is not None:
                     aside.keep()
-        return IdRanges(ranges)
+        return taken
 
-    def _insert(self, intake: Intake, *, is_last: bool) -> tuple[range, ...]:
-        """One transaction; the ids. If the jobs are to be a batch, the first one begins it and the last one ends it."""
+    def _insert(self, intake: Intake, *, is_last: bool) -> Taken:
+        """One transaction. If the jobs are to be a batch, the first one begins it and the last one ends it."""
         if self._options.batch is None:
-            return bulk.insert(self._conn, intake, is_ours=True).ids.ranges if intake else ()
+            return _taken(bulk.insert(self._conn, intake, is_ours=True)) if intake else Taken(IdRanges(), 0)
         with bulk.transaction(self._conn), bulk.explained():
             if self._batch_id is None and intake:
                 named = {"name": self._options.batch, "state": "{}"}
                 nothing = dict.fromkeys(("on_complete", "on_success", "on_failure"))
                 self._batch_id = batches.batch_id(self._conn.execute(batches.CREATE, {**named, **nothing}).fetchone())
-            ids = IdRanges()
+            taken = Taken(IdRanges(), 0)
             if intake:
-                ids = bulk.insert(self._conn, intake, is_ours=True, batch_id=self._batch_id).ids
-            added = {"id": self._batch_id, "count": len(ids), "is_sealed": is_last, "state": None}
-            self._conn.execute(batches.SEAL, added)
-        return ids.ranges
+                taken = _taken(bulk.insert(self._conn, intake, is_ours=True, batch_id=self._batch_id))
+            self._conn.execute(batches.SEAL, batches.sealing(self._batch_id, taken.new, is_sealed=is_last))
+        return taken
+
+    @contextmanager
+    def _sealing(self) -> Iterator[None]:
+        """Whatever ends it, the batch has what was committed, and no more."""
+        try:
+            yield
+        except BaseException:
+            if self._batch_id is not None:
+                try:
+                    with bulk.explained():
+                        self._conn.execute(batches.SEAL, batches.sealing(self._batch_id, 0, is_sealed=True))
+                except DatabaseError as error:
+                    click.echo(
+                        f"tasuki-mp: batch {self._batch_id} may be left open, `tasuki-mp batch cancel` ends it: {error}",
+                        err=True,
+                    )
+            raise
 
     def _wait(self, ids: IdRanges) -> Outcome:
         def renew(conn: Connection) -> None:
@@ -155,21 +182,24 @@ class Run:
 
         return waiting.wait(self._conn, self._database, ids, timeout=self._options.timeout, renew=renew)
 
-    def _say_enqueued(self, ids: IdRanges, taken: float) -> None:
+    def _say_enqueued(self, taken: Taken, seconds: float) -> None:
         options = self._options
         if options.is_json or options.is_quiet:
             return
         if options.file is None:
-            click.echo(str(ids[0]))
+            click.echo(str(taken.ids[0]))
         elif sys.stderr.isatty():
-            rate = f", {text.number(round(len(ids) / taken))} a second" if len(ids) > 999 else ""
+            rate = f", {text.number(round(taken.new / seconds))} a second" if taken.new > 999 else ""
             batch = "" if self._batch_id is None else f"batch {self._batch_id}: "
-            click.echo(f"{batch}{_jobs(len(ids))} enqueued in {text.duration(taken)}{rate}", err=True)
+            stood = f", {text.number(taken.stood)} stood already" if taken.stood else ""
+            click.echo(f"{batch}{_jobs(taken.new)} enqueued in {text.duration(seconds)}{rate}{stood}", err=True)
 
-    def _say_all(self, ids: IdRanges, outcome: Outcome | None, aside: Aside | None) -> None:
+    def _say_all(self, taken: Taken, outcome: Outcome | None, aside: Aside | None) -> None:
         options = self._options
         if options.is_json:
-            said: dict[str, Any] = {"id": ids[0]} if options.file is None else _summary(ids, aside)
+            said: dict[str, Any] = _summary(taken, aside)
+            if options.file is None:
+                said = {"id": taken.ids[0], "is_new": not taken.stood}
             if self._batch_id is not None:
                 said["batch"] = self._batch_id
             click.echo(text.json_line({**said, **(outcome.counts if outcome else {})}))
@@ -238,16 +268,20 @@ def _finishing(options: Options) -> Callable[[Job, dict[str, Any]], Job] | None:
 # ── words ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _summary(ids: IdRanges, aside: Aside | None) -> dict[str, Any]:
-    ranges = [[each.start, each.stop - 1] for each in ids.ranges]
-    return {"jobs": len(ids), "ids": ranges, "bad": 0 if aside is None else aside.count}
+def _summary(taken: Taken, aside: Aside | None) -> dict[str, Any]:
+    ranges = [[each.start, each.stop - 1] for each in taken.ids.ranges]
+    return {"jobs": taken.new, "stood": taken.stood, "ids": ranges, "bad": 0 if aside is None else aside.count}
 
 
-def _kept(ranges: list[range], last_line: int) -> str:
+def _taken(copied: Copied) -> Taken:
+    return Taken(copied.ids.distinct(), copied.new, copied.stood)
+
+
+def _kept(taken: Taken, last_line: int) -> str:
     """What is in the database in spite of a bad line."""
-    if not ranges:
+    if not taken.ids:
         return "nothing was enqueued"
-    return f"{_jobs(sum(map(len, ranges)))} enqueued from the lines up to {last_line}, and none of the others"
+    return f"{_jobs(taken.new)} enqueued from the lines up to {last_line}, and none of the others"
 
 
 def _reporting(report: progress.Report) -> Callable[[Feed], None]:

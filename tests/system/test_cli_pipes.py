@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -167,10 +168,11 @@ def test_unique_keys_are_made_of_the_payload(tasuki: Tasuki, dsn: str, conn: Con
     (tmp_path / "j.jsonl").write_text('{"n": 1, "t": "x"}\n{"n": 2, "t": "x"}\n{"n": 1, "t": "x", "m": 1}\n')
     options = ("enqueue", "h", "--queue", "q", "--dsn", dsn, "--unique-key", "n-{n}-{t}")
     ended = tasuki(*options, "--file", "j.jsonl", "--json")
-    assert (ended.code, ended.json["jobs"]) == (0, 3)
+    assert (ended.code, ended.json["jobs"], ended.json["stood"]) == (0, 2, 1)
+    assert len({each for first, last in ended.json["ids"] for each in range(first, last + 1)}) == 2
     assert [payload["n"] for payload in payloads(conn)] == [1, 2]
     one = tasuki(*options, '{"n": 1, "t": "x", "m": 2}', "--on-conflict", "replace", "--json")
-    assert one.json["id"] == ended.json["ids"][0][0]
+    assert one.json == {"id": ended.json["ids"][0][0], "is_new": False}
     assert payloads(conn)[0] == {"n": 1, "t": "x", "m": 2}
     missing = tasuki(*options, '{"n": 1}')
     assert missing.code == ExitCode.USAGE
@@ -193,6 +195,29 @@ def test_the_jobs_of_a_file_may_be_a_batch(
     # What was committed before the bad line is a batch of its own, and can end.
     rest = conn.execute("SELECT total, sealed_at IS NOT NULL FROM tasuki.batch WHERE id > %s", (ended.json["batch"],))
     assert rest.fetchall() == ([(2, True)] if chunk else [])
+
+
+def test_a_batch_has_the_jobs_that_are_new(tasuki: Tasuki, dsn: str, conn: Conn, tmp_path: Path) -> None:
+    (tmp_path / "j.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"a": 1}\n')
+    options = ("enqueue", "h", "--file", "j.jsonl", "--queue", "q", "--unique-key", "d{a}", "--dsn", dsn, "--json")
+    first = tasuki(*options, "--batch", "dup")
+    assert (first.json["jobs"], first.json["stood"]) == (2, 1)
+    second = tasuki(*options, "--batch", "dup")
+    assert (second.json["jobs"], second.json["stood"], second.json["ids"]) == (0, 3, first.json["ids"])
+    assert conn.execute("SELECT total FROM tasuki.batch ORDER BY id").fetchall() == [(2,), (0,)]
+
+
+def test_an_interrupted_batch_has_what_was_committed_and_can_end(dsn: str, conn: Conn) -> None:
+    options = ("h", "--file", "-", "--queue", "q", "--chunk", "2", "--batch", "cut")
+    environment = {**os.environ, "TASUKI_DSN": dsn}
+    with subprocess.Popen([*COMMAND, *options], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as cut:
+        assert cut.stdin
+        cut.stdin.write(b"{}\n" * 5)
+        cut.stdin.flush()
+        wait_for_row(conn, "SELECT id FROM tasuki.batch WHERE total = 4")
+        cut.send_signal(signal.SIGINT)
+        assert cut.wait(30) == 130
+    assert conn.execute("SELECT total, sealed_at IS NOT NULL FROM tasuki.batch").fetchall() == [(4, True)]
 
 
 @pytest.mark.parametrize(

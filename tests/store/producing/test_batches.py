@@ -88,6 +88,43 @@ def test_failed_jobs_can_be_tried_again_and_succeed_then(client: Client, dsn: st
     assert _follow_ups(conn) == ["complete", "failure", "success"]
 
 
+def test_trying_again_keeps_to_unique_keys_and_checkpoints(client: Client, dsn: str, conn: Conn) -> None:
+    batch = client.enqueue_batch(work.job(n).unique(f"k{n}") for n in range(3))
+    ids = [id for (id,) in conn.execute("SELECT id FROM tasuki.job ORDER BY id").fetchall()]
+    with Holder(dsn) as holder:
+        _end(holder, "failed", "canceled", "failed")
+        conn.execute("INSERT INTO tasuki.checkpoint (job_id, lease_no, state) VALUES (%s, 1, '[7]')", [ids[0]])
+        taken = client.enqueue(work.job(9).unique("k2"))
+        assert batch.retry_failed() == 2
+        assert [client.enqueue(work.job(9).unique(f"k{n}")).is_new for n in range(3)] == [False] * 3
+        checkpoints = {lease.payload: lease.checkpoint for lease in holder.lease(9) if lease.id != taken.id}
+    assert checkpoints == {'{"n": 0}': "[7]", '{"n": 1}': None}
+    assert batch.status().total == 3
+
+
+def test_a_batch_has_the_jobs_that_are_new_and_waits_for_no_other(client: Client, conn: Conn) -> None:
+    standing = client.enqueue(work.job(1).unique("k1"))
+    batch = client.enqueue_batch(work.job(n % 3).unique(f"k{n % 3}") for n in range(9))
+    status = batch.status()
+    assert (status.total, status.pending) == (2, 2)
+    assert batch.cancel() == 2
+    status = batch.wait(0)
+    assert (status.total, status.canceled) == (2, 2)
+    assert client.status(standing.id) == "pending"
+
+
+def test_a_batch_that_nobody_fills_any_more_ends_when_it_is_canceled(client: Client) -> None:
+    def broken() -> Any:
+        yield from (work.job(n) for n in range(25))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        client.enqueue_batch(broken(), name="cut", chunk=10)
+    (line,) = client.batches(name="cut")
+    assert client.batch(line.id).cancel() == 20
+    assert client.batch(line.id).wait(0).canceled == 20
+
+
 def test_a_canceled_batch_has_ended(client: Client, conn: Conn) -> None:
     batch = client.enqueue_batch((work.job(n) for n in range(2500)), on_failure=after.job("failure"))
     assert batch.cancel() == 2500
