@@ -128,7 +128,8 @@ def progress(row: tuple[Any, ...] | None) -> Progress | None:
 
 def explain(error: psycopg.Error) -> DatabaseError:
     """The error in words that say what to do."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    # Where in a function of ours it was raised says nothing to whoever called it.
+    reason = " ".join(str(error).partition("\nCONTEXT:")[0].split()) or type(error).__name__
     match error:
         case pg.UndefinedTable() | pg.UndefinedFunction() | pg.InvalidSchemaName() | pg.UndefinedColumn():
             return SchemaError(f"this database lacks what tasuki-mp needs: run `tasuki-mp migrate` on it ({reason})")
