@@ -499,7 +499,7 @@ begin
 end
 $$;
 
-CREATE FUNCTION tasuki.insert_follow_up(spec jsonb) RETURNS bigint
+CREATE FUNCTION tasuki.insert_follow_up(spec jsonb, needs bigint DEFAULT NULL::bigint) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -513,7 +513,14 @@ begin
     nullif(spec -> 'limits', 'null'), spec ->> 'key'
   )
   returning j.id into follow_up;
-  perform pg_notify('tasuki_job', (spec ->> 'queue') || ' 0');
+  if insert_follow_up.needs is null then
+    perform pg_notify('tasuki_job', (spec ->> 'queue') || ' 0');
+  else
+    perform tasuki.depend(follow_up, array[insert_follow_up.needs], spec ->> 'on_need_failed');
+  end if;
+  perform tasuki.insert_follow_up(f.spec, follow_up)
+  from jsonb_array_elements(spec -> 'followers') with ordinality as f (spec, ordinal)
+  order by f.ordinal;
   return follow_up;
 end
 $$;

@@ -32,7 +32,8 @@ create index job_batch on tasuki.job (batch_id) where batch_id is not null;
 alter table tasuki.job_archive add column batch_id bigint;
 create index job_archive_batch on tasuki.job_archive (batch_id, id) where batch_id is not null;
 
-create function tasuki.insert_follow_up(spec jsonb) returns bigint
+-- Inserts a job that a batch keeps for its end, and those that follow it: they wait for it. Returns its id.
+create function tasuki.insert_follow_up(spec jsonb, needs bigint default null) returns bigint
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $function$
@@ -46,7 +47,14 @@ begin
     nullif(spec -> 'limits', 'null'), spec ->> 'key'
   )
   returning j.id into follow_up;
-  perform pg_notify('tasuki_job', (spec ->> 'queue') || ' 0');
+  if insert_follow_up.needs is null then
+    perform pg_notify('tasuki_job', (spec ->> 'queue') || ' 0');
+  else
+    perform tasuki.depend(follow_up, array[insert_follow_up.needs], spec ->> 'on_need_failed');
+  end if;
+  perform tasuki.insert_follow_up(f.spec, follow_up)
+  from jsonb_array_elements(spec -> 'followers') with ordinality as f (spec, ordinal)
+  order by f.ordinal;
   return follow_up;
 end
 $function$;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -11,7 +12,7 @@ import psycopg
 
 from tasuki_mp import sql
 from tasuki_mp.errors import DatabaseError
-from tasuki_mp.job import Job
+from tasuki_mp.job import Job, JobRow
 
 CREATE: Final = sql.query("create_batch")
 SEAL: Final = sql.query("seal_batch")
@@ -19,6 +20,7 @@ JOIN: Final = sql.query("join_batch")
 CLOSE: Final = sql.query("close_batch")
 LOOK: Final = sql.query("look_batch")
 LIST: Final = sql.query("list_batches")
+NEWEST: Final = sql.query("newest_batch")
 LIVE_IDS: Final = sql.query("batch_live_ids")
 RESULTS: Final = sql.query("batch_results")
 PARTS: Final = sql.query("map_parts")
@@ -82,13 +84,14 @@ def line(row: tuple[Any, ...]) -> BatchLine:
 
 
 def follow_up(job: Job | None) -> str | None:
-    """A job as a batch keeps it until its end. Raises ValueError for what can't be kept."""
-    if job is None:
-        return None
-    row = job.row
+    """A job as a batch keeps it until its end, with those that follow it. Raises ValueError for what can't be kept."""
+    return None if job is None else msgspec.json.encode(_spec(job.row, job)).decode()
+
+
+def _spec(row: JobRow, job: Job) -> dict[str, Any]:
     if row.scheduled_at is not None or row.unique is not None or row.needs:
         raise ValueError(f"a follow-up of a batch has no time, unique key or dependency of its own: {job!r}")
-    spec = {
+    return {
         "queue": row.queue,
         "handler": row.handler,
         "payload": msgspec.Raw(row.payload.encode()),
@@ -97,8 +100,14 @@ def follow_up(job: Job | None) -> str | None:
         "delay": row.delay,
         "limits": msgspec.Raw((row.limits.text or "null").encode()),
         "key": row.key,
+        "on_need_failed": row.on_need_failed,
+        "followers": [_spec(follower, job) for follower in row.followers],
     }
-    return msgspec.json.encode(spec).decode()
+
+
+def naming(name: str) -> dict[str, Any]:
+    """The parameters of NEWEST: digits are an id, or else a name."""
+    return {"name": name, "id": int(name) if re.fullmatch(r"[0-9]{1,18}", name) else None}
 
 
 def sealing(id: int | None, count: int, *, is_sealed: bool) -> dict[str, Any]:
