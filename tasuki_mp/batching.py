@@ -202,6 +202,15 @@ async def create_async(
     return batch
 
 
+def found(client: Client, name: str) -> Batch:
+    """The batch that is meant by a name, or by the digits of an id. Raises BatchError."""
+    with client.connection(None) as connection, explained():
+        row = cursor(connection).execute(batches.NEWEST, batches.naming(name)).fetchone()
+    if row is None or row[0] is None:
+        raise BatchError(name)
+    return Batch(row[0], client)
+
+
 def listed(client: Client, *, name: str | None = None, before: int | None = None, limit: int = 50) -> list[BatchLine]:
     """The newest batches, or those of one name, with ids below `before`."""
     with client.connection(None) as connection, explained():

@@ -164,9 +164,12 @@ class Client(Steering, Storing):
 
         return Map(self, handler, items, chunk=chunk, ordered=ordered, progress=progress, id=id)
 
-    def batch(self, id: int) -> Batch:
-        """The batch with that id."""
-        return Batch(id, self)
+    def batch(self, which: int | str) -> Batch:
+        """The batch with that id; or the newest of that name, which is looked up at once.
+
+        Digits in a text are an id where a batch has that, and a name otherwise. Raises BatchError.
+        """
+        return Batch(which, self) if isinstance(which, int) else batching.found(self, which)
 
     def batches(self, *, name: str | None = None, before: int | None = None, limit: int = 50) -> list[BatchLine]:
         """The newest batches, or those of one name, with ids below `before`."""
@@ -304,7 +307,9 @@ class AsyncClient(AsyncSteering, AsyncStoring):
         return await batching.create_async(self, jobs, conn, name=name, **follow_ups)
 
     def batch(self, id: int) -> AsyncBatch:
-        """The batch with that id."""
+        """The batch with that id. Raises TypeError for a name, which would have to be looked up."""
+        if not isinstance(id, int):
+            raise TypeError(f"AsyncClient.batch takes the id of a batch, not {id!r:.100}; names are for Client.batch")
         return AsyncBatch(id, self)
 
     def connection(self, conn: object) -> AbstractAsyncContextManager[AsyncConnection]:

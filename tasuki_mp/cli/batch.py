@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,28 +11,22 @@ from typing import Any, Final
 
 import click
 
-from tasuki_mp.batching import Batch
 from tasuki_mp.cli import text
 from tasuki_mp.cli.database import database_options, open_connection, say_which
 from tasuki_mp.cli.selection import ID, jobs_of
 from tasuki_mp.cli.text import Cell, Table, print_tables
 from tasuki_mp.client import Client
 from tasuki_mp.config import ExitCode
-from tasuki_mp.errors import BatchError
 from tasuki_mp.options import parse_duration
 from tasuki_mp.store.batches import BatchLine, BatchStatus
 
 
 class _Which(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
-    """The id of a batch, or a name, which means the newest one of that name."""
+    """The id of a batch, or a name, which means the newest one of that name. Digits are a name where no batch has that id."""
 
     name = "batch"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if isinstance(value, int):
-            return value
-        if re.fullmatch(r"[0-9]{1,18}", value):
-            return int(value)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not (1 <= len(value) <= 200 and value.isprintable() and value.strip()):
             self.fail(f"{value!r:.100} is no id or name of a batch", param, ctx)
         return str(value)
@@ -84,10 +77,10 @@ def list_batches(
 @_which
 @_json
 @database_options
-def show(dsn: str | None, config_file: Path | None, which: int | str, is_json: bool) -> None:
+def show(dsn: str | None, config_file: Path | None, which: str, is_json: bool) -> None:
     """Show how a batch stands."""
     with _client(dsn, config_file) as client:
-        status = _found(client, which).status()
+        status = client.batch(which).status()
     _print(status, is_json=is_json)
 
 
@@ -96,7 +89,7 @@ def show(dsn: str | None, config_file: Path | None, which: int | str, is_json: b
 @click.option("--timeout", metavar="TIME", help="Give up after that long, like 30m; the jobs go on.")
 @_json
 @database_options
-def wait(dsn: str | None, config_file: Path | None, which: int | str, timeout: str | None, is_json: bool) -> None:
+def wait(dsn: str | None, config_file: Path | None, which: str, timeout: str | None, is_json: bool) -> None:
     """Wait until a batch has ended; exit 0 only if every job has completed."""
     try:
         seconds = None if timeout is None else parse_duration(timeout)
@@ -104,7 +97,7 @@ def wait(dsn: str | None, config_file: Path | None, which: int | str, timeout: s
         raise click.BadParameter(str(error), param_hint="--timeout") from None
     with _client(dsn, config_file) as client:
         try:
-            *_, status = _shown(_found(client, which).watch(seconds))
+            *_, status = _shown(client.batch(which).watch(seconds))
         except TimeoutError as error:
             click.echo(f"tasuki-mp: {error}", err=True)
             sys.exit(ExitCode.TIMEOUT)
@@ -116,10 +109,10 @@ def wait(dsn: str | None, config_file: Path | None, which: int | str, timeout: s
 @batch.command()
 @_which
 @database_options
-def cancel(dsn: str | None, config_file: Path | None, which: int | str) -> None:
+def cancel(dsn: str | None, config_file: Path | None, which: str) -> None:
     """Cancel every job of a batch that has not ended; running ones are asked to stop."""
     with _client(dsn, config_file) as client:
-        found = _found(client, which)
+        found = client.batch(which)
         count = found.cancel()
     click.echo(f"batch {found.id}: {jobs_of(count)} canceled or asked to stop")
 
@@ -127,10 +120,10 @@ def cancel(dsn: str | None, config_file: Path | None, which: int | str) -> None:
 @batch.command("retry-failed")
 @_which
 @database_options
-def retry_failed(dsn: str | None, config_file: Path | None, which: int | str) -> None:
+def retry_failed(dsn: str | None, config_file: Path | None, which: str) -> None:
     """Try the failed and canceled jobs of a batch again, each as a new job of the same batch."""
     with _client(dsn, config_file) as client:
-        found = _found(client, which)
+        found = client.batch(which)
         count = found.retry_failed()
     click.echo(f"batch {found.id}: {jobs_of(count)} enqueued again")
 
@@ -141,18 +134,6 @@ def _client(dsn: str | None, config_file: Path | None) -> Iterator[Client]:
         say_which(database)
         with Client(database.dsn) as client:
             yield client
-
-
-def _found(client: Client, which: int | str) -> Batch:
-    """That batch. Raises BatchError."""
-    if isinstance(which, int):
-        found = client.batch(which)
-        found.status()
-        return found
-    named = client.batches(name=which, limit=1)
-    if not named:
-        raise BatchError(which)
-    return client.batch(named[0].id)
 
 
 def _shown(statuses: Iterator[BatchStatus]) -> Iterator[BatchStatus]:

@@ -80,7 +80,7 @@ def job_filter(
         queue=queue_name(queue, "--queue"),
         handler=handler,
         key=key,
-        batch=int(batch) if batch is not None and re.fullmatch(r"[0-9]{1,18}", batch) else batch,
+        batch=batch,
         states=frozenset(State(state) for state in states),
         since=None if since is None else moment(since, "--since"),
         error=error,

@@ -9,10 +9,10 @@ import msgspec
 
 from tasuki_mp import sql
 from tasuki_mp.job import State
+from tasuki_mp.store import batches
 from tasuki_mp.store.steps import Step, Steps
 
 _LIST: Final = sql.query("list_jobs")
-_NEWEST_BATCH: Final = sql.query("newest_batch")
 
 _EXAMINE: Final = 20_000
 """Rows of each table that one statement looks at, for those that match to be among them."""
@@ -30,7 +30,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     """Its key, or its unique key, with or without the handler in front."""
     batch: int | str | None = None
-    """Its id; or its name, which means the newest batch of that name."""
+    """Its id; or its name, which means the newest batch of that name. A text of digits is an id if a batch has that."""
     states: frozenset[State] = frozenset()
     since: datetime | None = None
     """Finished since then; those that have not finished, enqueued since then."""
@@ -100,10 +100,10 @@ def page(which: JobFilter, *, limit: int = 100, cursor: int | None = None) -> St
     if not 1 <= limit <= _MOST:
         raise ValueError(f"a page has 1 to {_MOST} jobs, not {limit}")
     if isinstance(which.batch, str):
-        batch = yield Step(_NEWEST_BATCH, {"name": which.batch})
-        if not batch:
+        ((batch,),) = yield Step(batches.NEWEST, batches.naming(which.batch))
+        if batch is None:
             return JobPage([], None)
-        which = msgspec.structs.replace(which, batch=batch[0][0])
+        which = msgspec.structs.replace(which, batch=batch)
     found: list[JobSummary] = []
     parameters = which.parameters
     examine = max(limit, _EXAMINE) if which.is_rare else limit

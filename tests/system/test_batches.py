@@ -128,7 +128,7 @@ def test_the_commands_for_batches(dsn: str, client: Client) -> None:
     assert any(line.split() == ["canceled", "3"] for line in lines)
     assert _command(dsn, "batch", "retry-failed", str(batch.id))[1][-1] == f"batch {batch.id}: 3 jobs enqueued again"
     code, lines = _command(dsn, "batch", "show", "999")
-    assert (code, lines[-1]) == (1, "tasuki-mp: there is no batch 999")
+    assert (code, lines[-1]) == (1, "tasuki-mp: there is no batch '999'")
 
 
 def test_a_name_means_the_newest_batch_of_that_name(dsn: str, client: Client) -> None:
@@ -138,6 +138,8 @@ def test_a_name_means_the_newest_batch_of_that_name(dsn: str, client: Client) ->
     assert _command(dsn, "batch", "cancel", "nightly")[1][-1] == f"batch {batch.id}: 1 job canceled or asked to stop"
     assert _command(dsn, "batch", "wait", "nightly")[0] == 7
     assert _command(dsn, "batch", "retry-failed", "nightly")[1][-1] == f"batch {batch.id}: 1 job enqueued again"
+    dated = client.enqueue_batch([square.job(4)], name="20261130")
+    assert json.loads(_command(dsn, "batch", "show", "20261130", "--json")[1][-1])["id"] == dated.id
     code, lines = _command(dsn, "batch", "show", "weekly")
     assert (code, lines[-1]) == (1, "tasuki-mp: there is no batch 'weekly'")
 

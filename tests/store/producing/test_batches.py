@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from threading import Barrier
 from typing import Any
 
@@ -11,7 +14,8 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from tasuki_mp import AsyncClient, BatchError, Client, Tasuki, batching
+from tasuki_mp import AsyncClient, BatchError, Client, DatabaseError, JobFilter, Tasuki, batching
+from tasuki_mp.job import Job
 from tasuki_mp.store import batches
 from tests.support import jobs
 from tests.support.holder import Holder
@@ -19,6 +23,7 @@ from tests.support.holder import Holder
 Conn = psycopg.Connection[tuple[Any, ...]]
 
 app = Tasuki()
+NEVER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @app.handler
@@ -131,6 +136,47 @@ def test_a_canceled_batch_has_ended(client: Client, conn: Conn) -> None:
     status = batch.wait(0)
     assert (status.canceled, status.is_successful) == (2500, False)
     assert _follow_ups(conn) == ["failure"]
+
+
+def test_what_follows_a_follow_up_waits_for_it(client: Client, dsn: str, conn: Conn) -> None:
+    last = after.job("third").key("k")
+    chain = after.job("first").then(after.job("second").priority(0).then(last)).then(after.job("beside"))
+    client.enqueue_batch([], on_success=chain).wait(0)
+    assert _follow_ups(conn) == ["first", "second", "third", "beside"]
+    taken = []
+    with Holder(dsn) as holder:
+        while leases := holder.lease(9, handlers=["after"]):
+            taken.append([json.loads(lease.payload)["why"] for lease in leases])
+            for lease in leases:
+                holder.end(lease, "completed")
+    assert [sorted(each) for each in taken] == [["first"], ["beside", "second"], ["third"]]
+
+
+@pytest.mark.parametrize("wrong", [after.job("x").unique(), after.job("x").at(NEVER)], ids=["key", "time"])
+def test_what_can_not_follow_a_batch_can_not_follow_its_follow_up_either(client: Client, wrong: Job) -> None:
+    for follow_up in (wrong, after.job("y").then(wrong)):
+        with pytest.raises(ValueError, match="a follow-up of a batch has no time"):
+            client.enqueue_batch([], on_success=follow_up)
+
+
+def test_digits_are_an_id_where_a_batch_has_it_and_a_name_otherwise(client: Client) -> None:
+    named = client.enqueue_batch([work.job(1)], name="20261130")
+    other = client.enqueue_batch([work.job(2)], name=str(named.id))
+    assert client.batch("20261130").id == named.id
+    assert client.batch(str(named.id)).id == named.id
+    assert {job.batch_id for job in client.jobs(JobFilter(batch="20261130")).jobs} == {named.id}
+    assert {job.batch_id for job in client.jobs(JobFilter(batch=str(other.id))).jobs} == {other.id}
+    with pytest.raises(BatchError, match="there is no batch 'weekly'"):
+        client.batch("weekly")
+
+
+def test_an_error_of_the_database_is_one_line_without_the_place_in_a_function(client: Client) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        client.enqueue(work.job().depends_on([987654321]))
+    assert re.fullmatch(
+        r"the database refused: job \d+ can't wait for job 987654321: there is no such job \(SQLSTATE 23503\)",
+        str(caught.value),
+    )
 
 
 def test_an_empty_batch_is_over_at_once(client: Client, conn: Conn) -> None:
