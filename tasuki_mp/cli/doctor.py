@@ -14,7 +14,7 @@ from tasuki_mp.config import ExitCode
 from tasuki_mp.errors import DatabaseError, SchemaError
 from tasuki_mp.logs import escape
 from tasuki_mp.store import doctor as checks
-from tasuki_mp.store.doctor import Finding, Severity
+from tasuki_mp.store.judgements import Finding, Severity
 
 _STYLES: Final[dict[Severity, str]] = {"problem": "red", "warning": "yellow", "note": "cyan"}
 _CODES: Final[dict[Severity, ExitCode]] = {

@@ -69,7 +69,7 @@ def test_what_it_finds_decides_the_exit_code(tasuki: Tasuki, dsn: str, conn: Con
     assert found == {"stuck": "problem", "handlers": "warning", "queues": "note"}
     out = tasuki("doctor", "--dsn", dsn).out
     assert out.index("problem: ") < out.index("warning: ") < out.index("note: ")
-    assert "nobody's \\x1b[31m, which 1 pending jobs" in out
+    assert "nobody's \\x1b[31m, of which 1 job is pending" in out
     assert "\x1b" not in out
 
 
@@ -111,3 +111,11 @@ def test_open_transactions_are_seen(dsn: str, conn: Conn) -> None:
     assert (kind, name) == ("transaction", f"pid {pid} (forgotten)")
     assert detail.startswith("idle in transaction")
     assert seconds >= 0
+
+
+@pytest.mark.usefixtures("durable", "one_alive")
+def test_a_batch_that_nobody_fills_any_more(tasuki: Tasuki, dsn: str, conn: Conn) -> None:
+    conn.execute("INSERT INTO tasuki.batch (name) VALUES ('new')")
+    assert findings(tasuki, dsn) == (0, {})
+    conn.execute("UPDATE tasuki.batch SET created_at = now() - interval '25 hours'")
+    assert findings(tasuki, dsn) == (0, {"batches": "note"})

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tasuki_mp.store import doctor
-from tasuki_mp.store.doctor import Finding, Holder, Server, TableState
+from tasuki_mp.store import judgements
+from tasuki_mp.store.judgements import Finding, Holder, Server, TableState
 from tasuki_mp.store.look import QueueDepth, SupervisorInfo
 from tasuki_mp.store.retention import Partition
 
@@ -57,7 +57,7 @@ def brief(findings: Any) -> list[tuple[str, str]]:
     ],
 )
 def test_the_server(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
-    assert brief(doctor.judge_server(Server(**{**HEALTHY, **changes}))) == expected
+    assert brief(judgements.judge_server(Server(**{**HEALTHY, **changes}))) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_server(changes: dict[str, Any], expected: list[tuple[str, str]]) ->
     [(1.5, 0.1, []), (-5, 0.1, ["note"]), (5, 4.0, []), (100, 0.1, ["warning"]), (-100, 0.1, ["warning"])],
 )
 def test_the_clocks(gap: float, within: float, expected: list[str]) -> None:
-    found = list(doctor.judge_clock(NOW, NOW + timedelta(seconds=gap), within=within))
+    found = list(judgements.judge_clock(NOW, NOW + timedelta(seconds=gap), within=within))
     assert [finding.severity for finding in found] == expected
     if found:
         assert ("behind" if gap > 0 else "ahead of") in found[0].what
@@ -91,7 +91,7 @@ def test_what_holds_back_dead_rows(
     kind: Any, detail: str, seconds: float | None, xids: int | None, expected: list[str]
 ) -> None:
     holder = Holder(kind=kind, name="pid 4711 (psql)", detail=detail, seconds=seconds, xids=xids)
-    found = list(doctor.judge_horizon([holder]))
+    found = list(judgements.judge_horizon([holder]))
     assert [finding.severity for finding in found] == expected
     if found and kind == "transaction":
         assert "pg_terminate_backend(4711)" in found[0].advice
@@ -101,9 +101,9 @@ def test_dead_rows() -> None:
     def table(live: int, dead: int) -> TableState:
         return TableState(name="job", live=live, dead=dead, bytes=0, vacuumed_ago=None)
 
-    assert brief(doctor.judge_tables([table(10, 40_000), table(900_000, 800_000)])) == []
-    assert brief(doctor.judge_tables([table(100, 60_000)])) == [("bloat", "warning")]
-    assert brief(doctor.judge_tables([table(100, 6_000_000)])) == [("bloat", "problem")]
+    assert brief(judgements.judge_tables([table(10, 40_000), table(900_000, 800_000)])) == []
+    assert brief(judgements.judge_tables([table(100, 60_000)])) == [("bloat", "warning")]
+    assert brief(judgements.judge_tables([table(100, 6_000_000)])) == [("bloat", "problem")]
 
 
 def supervisor(**changes: Any) -> SupervisorInfo:
@@ -128,7 +128,7 @@ def depth(queue: str, due: int, **changes: Any) -> QueueDepth:
 
 
 def test_who_works() -> None:
-    judge = doctor.judge_supervisors
+    judge = judgements.judge_supervisors
     assert brief(judge([], [], {})) == [("supervisors", "note")]
     assert brief(judge([], [depth("a", 1)], {})) == [("supervisors", "problem")]
     assert brief(judge([supervisor()], [depth("a", 5)], {})) == []
@@ -150,7 +150,7 @@ def partition(parent: str, days: int, **changes: Any) -> Partition:
 def test_places_for_what_finishes() -> None:
     parents = ("job_archive_completed", "job_archive_failed", "attempt")
     week = [partition(parent, days) for parent in parents for days in range(-1, 8)]
-    judge = doctor.judge_partitions
+    judge = judgements.judge_partitions
     assert brief(judge(week, NOW)) == []
     assert brief(judge(week, NOW + timedelta(days=7))) == [("partitions", "warning")]
     assert brief(judge(week, NOW + timedelta(days=8))) == [("partitions", "problem")]
@@ -160,12 +160,28 @@ def test_places_for_what_finishes() -> None:
 
 
 def test_stuck_jobs_and_retention() -> None:
-    assert brief(doctor.judge_stuck(0, None, None)) == []
-    assert brief(doctor.judge_stuck(3, 7, 100.0)) == [("stuck", "problem")]
+    assert brief(judgements.judge_stuck(0, None, None)) == []
+    assert brief(judgements.judge_stuck(3, 7, 100.0)) == [("stuck", "problem")]
     hour = 3600.0
-    judge = doctor.judge_upkeep
+    judge = judgements.judge_upkeep
     assert brief(judge(None, None, None)) == []
     assert brief(judge(None, None, hour)) == [], "they have only just begun"
     assert brief(judge(hour, True, 9 * hour)) == []
     for begun_ago, has_ended in ((None, None), (4 * hour, True), (hour, False)):
         assert brief(judge(begun_ago, has_ended, 9 * hour)) == [("retention", "warning")]
+
+
+def test_one_is_one() -> None:
+    assert [f.what for f in judgements.judge_held(1, 7)] == [
+        "1 job is held for a key of which fewer run than may; one of them is 7"
+    ]
+    assert [f.what for f in judgements.judge_batches(2, 7)] == [
+        "2 batches are still being filled after a day, and can't end; one of them is 7"
+    ]
+    assert [f.what for f in judgements.judge_supervisors([], [], {})] == ["no supervisor is alive, and 0 jobs are due"]
+
+
+def test_a_schedule_that_nobody_minds_can_be_paused_or_removed() -> None:
+    (finding,) = judgements.judge_schedule("nightly")
+    assert "schedule pause nightly" in finding.advice
+    assert "schedule remove nightly" in finding.advice
