@@ -27,9 +27,11 @@ class HandlerError(TasukiError):
 class ConflictError(TasukiError):
     """A job with that unique key is there already, and `on_conflict="raise"` asked to hear of it. Nothing was inserted."""
 
-    def __init__(self, job_id: int) -> None:
-        super().__init__(f"job {job_id} has this unique key already")
+    def __init__(self, job_id: int, key: str | None = None) -> None:
+        super().__init__(f"job {job_id} has {'this unique key' if key is None else f'the unique key {key!r}'} already")
         self.job_id = job_id
+        self.key = key
+        """With the handler in front, where it is known."""
 
 
 class MapError(TasukiError):

@@ -181,6 +181,10 @@ def _require_agreement(options: Options) -> None:
         raise ConfigError("--timeout says how long --wait waits: give both")
     if options.batch is not None and not (1 <= len(options.batch) <= 200 and options.batch.isprintable()):
         raise ConfigError(f"--batch: a batch's name has 1 to 200 printable characters, not {options.batch!r:.100}")
+    if options.skip_bad is not None and options.on_conflict == "raise":
+        raise ConfigError(
+            "--skip-bad puts aside what is bad by itself, and a conflict stops everything: give one of them"
+        )
     if options.unique_key is not None:
         require_text(options.unique_key, "the unique key")
 

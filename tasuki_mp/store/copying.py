@@ -230,7 +230,10 @@ class Copied:
         """Insert rows and whatever follows them; the ids of the jobs that stand for them."""
         self._queues.update(row.queue for row in rows if row.scheduled_at is None and not row.delay)
         reply = yield produce.ENQUEUE_KEYED, produce.keyed_parameters(rows, drawn, is_told=False)
-        standing = [produce.standing(answer) for answer in reply]
+        standing = [
+            produce.standing(answer, row.unique.key if row.unique else None)
+            for answer, row in zip(reply, rows, strict=True)
+        ]
         new = [job_id for job_id, is_new in standing if is_new]
         self.stood += len(standing) - len(new)
         if new and self._batch_id is not None:

@@ -89,13 +89,13 @@ def keyed_parameters(rows: Sequence[JobRow], ids: Sequence[int | None], *, is_to
     }
 
 
-def standing(row: tuple[Any, ...] | None) -> tuple[int, bool]:
-    """The id of the job that stands, and whether it is new, from a row of ENQUEUE_KEYED. Raises ConflictError."""
+def standing(row: tuple[Any, ...] | None, key: str | None = None) -> tuple[int, bool]:
+    """The id of the job that stands for a key, and whether it is new, from a row of ENQUEUE_KEYED. Raises ConflictError."""
     if row is None:
         raise DatabaseError("the database gave no answer for a job with a unique key")
     standing_id, outcome = int(row[0]), row[1]
     if outcome == "conflict":
-        raise ConflictError(standing_id)
+        raise ConflictError(standing_id, key)
     return standing_id, outcome == "new"
 
 

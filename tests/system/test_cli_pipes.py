@@ -228,6 +228,7 @@ def test_an_interrupted_batch_has_what_was_committed_and_can_end(dsn: str, conn:
         (["--file", "x", "--batch", "a\nb"], "--batch: a batch's name has 1 to 200 printable characters"),
         (["--chunk", "2"], "--chunk is for a --file"),
         (["--skip-bad", "x"], "--skip-bad is for a --file"),
+        (["--file", "x", "--skip-bad", "y", "--on-conflict", "raise"], "a conflict stops everything"),
         (["--timeout", "1s"], "give both"),
         (["--wait", "--timeout", "soon"], "--timeout: 'soon' is no duration"),
         (["--file", "no.jsonl"], "can't read no.jsonl: No such file or directory"),

@@ -129,7 +129,7 @@ def test_in_bulk_each_key_is_inserted_once_and_the_ids_are_those_that_stand(clie
 
 def test_a_conflict_in_bulk_leaves_nothing_behind(client: Client, conn: Conn) -> None:
     client.enqueue(work.job("a").unique("k"))
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError, match="has the unique key 'work:k' already"):
         client.enqueue_many([work.job("b"), work.job("a").unique("k", on_conflict="raise")])
     assert conn.execute("SELECT count(*) FROM tasuki.job").fetchone() == (1,)
 
