@@ -111,7 +111,7 @@ declare
   live bigint;
   it record;
   numbers record;
-  wanted text[] := '{complete}';
+  wanted text[];
   follow_up text;
 begin
   select count(*) into live from (select from tasuki.job as j where j.batch_id = close_batch.batch limit 1000) as counted;
@@ -137,14 +137,18 @@ begin
     and (a.status = 'completed' or not exists (
       select from tasuki.job_archive as r where r.retry_of = a.id and r.batch_id = a.batch_id
     ));
-  wanted := wanted || case when numbers.failed + numbers.canceled = 0 then 'success' else 'failure' end;
-  foreach follow_up in array wanted loop
+  wanted := array[
+    case when it.on_complete is not null then 'complete' end,
+    case
+      when numbers.failed + numbers.canceled = 0 and it.on_success is not null then 'success'
+      when numbers.failed + numbers.canceled > 0 and it.on_failure is not null then 'failure'
+    end
+  ];
+  foreach follow_up in array array_remove(wanted, null) loop
     if not follow_up = any(it.fired) then
-      perform tasuki.insert_follow_up(spec)
-      from (
-        select case follow_up when 'complete' then it.on_complete when 'success' then it.on_success else it.on_failure end as spec
-      ) as chosen
-      where chosen.spec is not null;
+      perform tasuki.insert_follow_up(
+        case follow_up when 'complete' then it.on_complete when 'success' then it.on_success else it.on_failure end
+      );
     end if;
   end loop;
   update tasuki.batch as b
@@ -153,7 +157,7 @@ begin
     completed = numbers.completed,
     failed = numbers.failed,
     canceled = numbers.canceled,
-    fired = array(select distinct f.name from unnest(b.fired || wanted) as f (name) order by 1)
+    fired = array(select distinct f.name from unnest(b.fired || wanted) as f (name) where f.name is not null order by 1)
   where b.id = close_batch.batch;
   perform pg_notify('tasuki_batch', close_batch.batch::text);
   return 0;
@@ -1123,6 +1127,8 @@ ALTER TABLE ONLY tasuki.waiter
 CREATE INDEX attempt_job ON ONLY tasuki.attempt USING btree (job_id, lease_no);
 
 CREATE INDEX batch_by_name ON tasuki.batch USING btree (name, id) WHERE (name IS NOT NULL);
+
+CREATE INDEX batch_ended ON tasuki.batch USING btree (ended_at) WHERE (ended_at IS NOT NULL);
 
 CREATE INDEX batch_open ON tasuki.batch USING btree (id) WHERE (ended_at IS NULL);
 

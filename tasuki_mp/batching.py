@@ -24,6 +24,8 @@ __all__ = ["AsyncBatch", "Batch", "BatchLine", "BatchStatus"]
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 """Seconds between two looks of whoever waits; a notification makes it look at once."""
+REST: Final = 20
+"""Looking takes at most one part in so many of the time: counting a million jobs takes seconds."""
 PORTION: Final = 1000
 CHANNEL: Final = b"tasuki_batch"
 _NOT_COMPLETED: Final = frozenset({State.FAILED, State.CANCELED})
@@ -64,13 +66,14 @@ class Batch:
         pause = FIRST_PAUSE
         with self._client.listening(CHANNEL) as connection:
             while True:
+                began = time.monotonic()
                 status = self.status(connection)  # a pool of the caller's may have no other one
                 with explained():
                     connection.commit()
                 yield status
                 if status.has_ended:
                     return
-                wait = _until(deadline, pause, status)
+                wait = _until(deadline, rest(pause, time.monotonic() - began), status)
                 if _hears_of(self.id, connection.notifies(timeout=wait, stop_after=1)):
                     continue
                 pause = min(LONGEST_PAUSE, pause * 1.5)
@@ -130,10 +133,13 @@ class AsyncBatch:
         """How it ended, once it has. Raises TimeoutError after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE
-        while not (status := await self.status()).has_ended:
-            await asyncio.sleep(_until(deadline, pause, status))
+        while True:
+            began = time.monotonic()
+            status = await self.status()
+            if status.has_ended:
+                return status
+            await asyncio.sleep(_until(deadline, rest(pause, time.monotonic() - began), status))
             pause = min(LONGEST_PAUSE, pause * 1.5)
-        return status
 
 
 def create(
@@ -240,6 +246,11 @@ def _found(status: BatchStatus | None, id: int) -> BatchStatus:
     if status is None:
         raise BatchError(id)
     return status
+
+
+def rest(pause: float, took: float) -> float:
+    """How long to wait after a look that took so many seconds."""
+    return max(pause, REST * took)
 
 
 def _until(deadline: float | None, pause: float, status: BatchStatus) -> float:

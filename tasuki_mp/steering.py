@@ -311,7 +311,7 @@ def _limit(queue: str, max_running: int | None, max_running_per_key: int | None)
     from tasuki_mp.store import queues
 
     for name, least, value in (("max_running", 0, max_running), ("max_running_per_key", 1, max_running_per_key)):
-        if value is not None and not least <= value < 2**31:
+        if value is not None and not (type(value) is int and least <= value < 2**31):
             raise ValueError(f"{name} is a whole number from {least} on, not {value!r}")
     return queues.limit(_queue_name(queue), max_running=max_running, max_running_per_key=max_running_per_key)
 

@@ -23,6 +23,7 @@ create table tasuki.batch (
   constraint batch_end check (ended_at is null or sealed_at is not null)
 );
 create index batch_open on tasuki.batch (id) where ended_at is null;
+create index batch_ended on tasuki.batch (ended_at) where ended_at is not null;
 create index batch_by_name on tasuki.batch (name, id) where name is not null;
 
 alter table tasuki.job
@@ -71,7 +72,7 @@ declare
   live bigint;
   it record;
   numbers record;
-  wanted text[] := '{complete}';
+  wanted text[];
   follow_up text;
 begin
   select count(*) into live from (select from tasuki.job as j where j.batch_id = close_batch.batch limit 1000) as counted;
@@ -97,14 +98,18 @@ begin
     and (a.status = 'completed' or not exists (
       select from tasuki.job_archive as r where r.retry_of = a.id and r.batch_id = a.batch_id
     ));
-  wanted := wanted || case when numbers.failed + numbers.canceled = 0 then 'success' else 'failure' end;
-  foreach follow_up in array wanted loop
+  wanted := array[
+    case when it.on_complete is not null then 'complete' end,
+    case
+      when numbers.failed + numbers.canceled = 0 and it.on_success is not null then 'success'
+      when numbers.failed + numbers.canceled > 0 and it.on_failure is not null then 'failure'
+    end
+  ];
+  foreach follow_up in array array_remove(wanted, null) loop
     if not follow_up = any(it.fired) then
-      perform tasuki.insert_follow_up(spec)
-      from (
-        select case follow_up when 'complete' then it.on_complete when 'success' then it.on_success else it.on_failure end as spec
-      ) as chosen
-      where chosen.spec is not null;
+      perform tasuki.insert_follow_up(
+        case follow_up when 'complete' then it.on_complete when 'success' then it.on_success else it.on_failure end
+      );
     end if;
   end loop;
   update tasuki.batch as b
@@ -113,7 +118,7 @@ begin
     completed = numbers.completed,
     failed = numbers.failed,
     canceled = numbers.canceled,
-    fired = array(select distinct f.name from unnest(b.fired || wanted) as f (name) order by 1)
+    fired = array(select distinct f.name from unnest(b.fired || wanted) as f (name) where f.name is not null order by 1)
   where b.id = close_batch.batch;
   perform pg_notify('tasuki_batch', close_batch.batch::text);
   return 0;

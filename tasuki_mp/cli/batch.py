@@ -180,7 +180,7 @@ def _print(status: BatchStatus, *, is_json: bool) -> None:
         ("completed", text.number(status.completed)),
         ("failed", text.number(status.failed)),
         ("canceled", text.number(status.canceled)),
-        ("follow-ups due", ", ".join(status.fired) or "none yet"),
+        ("follow-ups", ", ".join(status.fired) or "none"),
     ]
     if status.ended_at is None and status.is_sealed:
         facts[2] = ("ended", "no")

@@ -58,7 +58,12 @@ def _report(pruned: Pruned, *, is_dry: bool, is_json: bool) -> None:
             {"name": p.name, "day": p.day, "rows": p.rows, "bytes": p.bytes, "is_attached": p.is_attached}
             for p in pruned.dropped
         ]
-        facts = {"dropped": partitions, "postponed": pruned.postponed, "deleted": pruned.deleted}
+        facts = {
+            "dropped": partitions,
+            "postponed": pruned.postponed,
+            "deleted": pruned.deleted,
+            "batches": pruned.batches,
+        }
         click.echo(text.json_line({**facts, "is_dry_run": is_dry}))
         return
     for partition in pruned.dropped:
@@ -66,7 +71,9 @@ def _report(pruned: Pruned, *, is_dry: bool, is_json: bool) -> None:
         click.echo(f"{'would be ' if is_dry else ''}dropped: {partition.name} ({size})")
     for queue, number in pruned.deleted.items():
         click.echo(f"deleted: {jobs_of(number)} of queue {queue}")
+    if pruned.batches:
+        click.echo(f"deleted: {text.number(pruned.batches)} {'batch' if pruned.batches == 1 else 'batches'}")
     for name, reason in pruned.postponed.items():
         click.echo(f"postponed: {name}, {reason}", err=True)
-    if not pruned.dropped and not pruned.deleted and not pruned.postponed:
+    if not (pruned.dropped or pruned.deleted or pruned.batches or pruned.postponed):
         click.echo("nothing has been kept for too long")

@@ -46,7 +46,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     canceled: int
     fired: list[str]
-    """Which of its follow-up jobs were due: complete, success, failure."""
+    """Which of its follow-up jobs were enqueued: complete, success, failure."""
     state: str = "{}"
 
     @property

@@ -25,6 +25,7 @@ _KEPT_QUEUES: Final = sql.query("look_kept_queues")
 _DELETE_FINISHED: Final = sql.query("delete_finished")
 _MARK_KEPT: Final = sql.query("mark_kept")
 _DELETE_KEYS: Final = sql.query("delete_expired_keys")
+_DELETE_BATCHES: Final = sql.query("delete_batches")
 
 # Names of tables can't be parameters. These come from the catalog, and only if they look like those that we make.
 _MARK_TABLE: Final = "COMMENT ON TABLE tasuki.{name} IS {mark}"
@@ -42,7 +43,9 @@ _FAILED: Final = "job_archive_failed"
 _STATES: Final = {_COMPLETED: ["completed"], _FAILED: ["failed", "canceled"]}
 _BLOCKS: Final = 2000
 """Of a partition, that one statement deletes from: 16 MB."""
-_KEYS: Final = 5000
+_PORTION: Final = 5000
+"""Keys, or batches, that one statement deletes."""
+_DAY: Final = 86_400.0
 
 
 def kept_for(parent: str, keep: Keep) -> float | None:
@@ -93,6 +96,8 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     """Queue to jobs, for queues with a retention of their own."""
     keys: int = 0
     """Unique keys whose interval was over."""
+    batches: int = 0
+    """Batches none of whose jobs is kept any more."""
 
 
 def is_over(partition: Partition, keep: Keep) -> bool:
@@ -140,12 +145,23 @@ def prune(keep: Keep, *, now: datetime | None = None, dry_run: bool = False) -> 
         number = yield from _delete_finished(queue, since, until, rest)
         if number:
             deleted[queue] = number
-    keys = 0
+    keys = yield from _delete_all(_DELETE_KEYS, {})
+    batches = 0
+    longest = kept_for("attempt", keep)
+    if longest is not None:
+        # Jobs end before their batch, and are kept to the end of the day.
+        batches = yield from _delete_all(_DELETE_BATCHES, {"seconds": longest + _DAY, "now": now})
+    return Pruned(dropped=dropped, postponed=postponed, deleted=deleted, keys=keys, batches=batches)
+
+
+def _delete_all(query: bytes, parameters: dict[str, Any]) -> Steps[int]:
+    """Portion by portion; how many in all."""
+    deleted = 0
     while True:
-        ((number,),) = yield Step(_DELETE_KEYS, {"most": _KEYS})
-        keys += number
-        if number < _KEYS:
-            return Pruned(dropped=dropped, postponed=postponed, deleted=deleted, keys=keys)
+        ((number,),) = yield Step(query, {**parameters, "most": _PORTION})
+        deleted += int(number)
+        if number < _PORTION:
+            return deleted
 
 
 def _drop(partition: Partition, *, is_over: bool) -> Steps[str]:

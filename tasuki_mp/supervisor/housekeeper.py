@@ -72,5 +72,7 @@ def report(pruned: Pruned) -> None:
         logs.event(logging.INFO, "days dropped whose retention is over", partitions=names)
     for queue, jobs in pruned.deleted.items():
         logs.event(logging.INFO, "finished jobs deleted", queue=queue, jobs=jobs)
+    if pruned.batches:
+        logs.event(logging.INFO, "batches forgotten none of whose jobs is kept", batches=pruned.batches)
     for name, reason in pruned.postponed.items():
         logs.event(logging.WARNING, "retention postponed", partition=name, reason=reason)

@@ -179,6 +179,23 @@ def test_an_error_of_the_database_is_one_line_without_the_place_in_a_function(cl
     )
 
 
+def test_only_follow_ups_that_were_given_are_named(client: Client) -> None:
+    assert client.enqueue_batch([]).wait(0).fired == []
+    assert client.enqueue_batch([], on_success=after.job("x"), on_failure=after.job("y")).wait(0).fired == ["success"]
+    assert client.enqueue_batch([], on_complete=after.job("x")).wait(0).fired == ["complete"]
+
+
+@pytest.mark.parametrize("wrong", ["3", True, 2.0, -1])
+def test_what_can_be_no_limit_is_refused(client: Client, wrong: Any) -> None:
+    with pytest.raises(ValueError, match="max_running is a whole number from 0 on, not"):
+        client.limit("q", max_running=wrong)
+
+
+def test_whoever_waits_rests_the_longer_the_more_a_look_costs() -> None:
+    assert batching.rest(0.05, 0.001) == 0.05
+    assert batching.rest(1.0, 2.0) == 40.0
+
+
 def test_an_empty_batch_is_over_at_once(client: Client, conn: Conn) -> None:
     assert client.enqueue_batch([], on_success=after.job("nothing to do")).wait(0).is_successful
     assert _follow_ups(conn) == ["nothing to do"]

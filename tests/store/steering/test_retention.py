@@ -216,3 +216,15 @@ def test_one_of_the_fleet_takes_on_a_task(one: Holder, two: Holder) -> None:
     assert two.run(upkeep.claim, two.conn, "retention", every=0.0) is True, "somebody began too long ago"
     one.run(upkeep.end_claim, one.conn, "retention")
     assert one.run(upkeep.claim, one.conn, "retention", every=60.0) is False
+
+
+def test_a_batch_goes_when_the_last_of_its_jobs_may_be_gone(conn: Conn, pruning: Conn) -> None:
+    conn.execute(
+        """INSERT INTO tasuki.batch (name, created_at, sealed_at, ended_at)
+           SELECT days::text, now() - interval '40 days', now(), now() - days * interval '1 day'
+           FROM unnest(ARRAY[6, 30, 32, 33, null]) AS days"""
+    )
+    assert drive(pruning, prune(Keep(failed=None))).batches == 0
+    assert drive(pruning, prune(Keep())).batches == 2
+    names = conn.execute("SELECT name FROM tasuki.batch ORDER BY id").fetchall()
+    assert names == [("6",), ("30",), (None,)]
