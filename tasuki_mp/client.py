@@ -78,7 +78,7 @@ class Client(Steering, Storing):
         if row_of(job).needs or job.row.followers:
             with self.connection(conn) as connection:
                 copied = bulk.insert(connection, Intake([job.row]), is_ours=conn is None)
-            return JobHandle(copied.ids[0], self, followers=copied.followers)
+            return JobHandle(copied.ids[0], self, is_new=copied.new > 0, followers=copied.followers)
         # Inside a transaction, Postgres itself sends equal notifications once.
         is_told = conn is not None or self._told.is_time(job)
         with self.connection(conn) as connection, explained():
@@ -240,7 +240,7 @@ class AsyncClient(AsyncSteering, AsyncStoring):
         if row_of(job).needs or job.row.followers:
             async with self.connection(conn) as connection:
                 copied = await bulk.insert_async(connection, Intake([job.row]), is_ours=conn is None)
-            return AsyncJobHandle(copied.ids[0], self, followers=copied.followers)
+            return AsyncJobHandle(copied.ids[0], self, is_new=copied.new > 0, followers=copied.followers)
         is_told = conn is not None or self._told.is_time(job)
         async with self.connection(conn) as connection:
             with explained():

@@ -61,6 +61,13 @@ def test_what_can_be_no_key_is_refused(arguments: dict[str, Any], reason: str) -
         work.job("a").unique(**arguments)
 
 
+def test_a_job_with_followers_that_stands_is_not_new(client: Client) -> None:
+    job = work.job("a").unique("k").then(work.job("b"))
+    first, second = client.enqueue(job), client.enqueue(job)
+    assert (first.is_new, len(first.followers)) == (True, 1)
+    assert (second.id, second.is_new, second.followers) == (first.id, False, ())
+
+
 def test_a_key_is_free_once_its_job_has_ended(client: Client, dsn: str, conn: Conn) -> None:
     first = client.enqueue(work.job("a").unique("k"))
     with Holder(dsn) as holder:
