@@ -338,7 +338,10 @@ class _Throttle:
         self._last: dict[str, float] = {}
 
     def is_time(self, job: Job) -> bool:
-        last = self._last.get(row_of(job).queue)
+        row = row_of(job)
+        if row.scheduled_at is not None or row.delay > 0:
+            return True  # each has a time of its own
+        last = self._last.get(row.queue)
         return last is None or time.monotonic() - last >= produce.TELL_EVERY
 
     def note(self, job: Job) -> None:

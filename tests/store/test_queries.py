@@ -94,6 +94,7 @@ SAMPLES: dict[str, Any] = {
     "procs": 2,
     "queue": "a",
     "queues": ["a", "b"],
+    "soon": ["c"],
     "ran_fors": "{1.5,NULL}",
     "results": [None, "1"],
     "room": '{"memory": 8, "cpus": 2}',

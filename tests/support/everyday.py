@@ -33,8 +33,12 @@ def ask(what: str, ctx: Context) -> Any:
     match what:
         case "retry" if ctx.attempt == 1:
             return Retry()
+        case "retry soon" if ctx.attempt == 1:
+            return Retry(0.2)
         case "snooze" if ctx.lease_no == 1:
             return Snooze(0)
+        case "snooze shortly" if ctx.lease_no == 1:
+            return Snooze(0.2)
         case "cancel":
             return Cancel("no longer wanted")
     return {"attempt": ctx.attempt, "is_last": ctx.is_last_attempt, "lease_no": ctx.lease_no, "queue": ctx.queue}
