@@ -63,7 +63,7 @@ class Tasuki(Steering):
         self.dsn = dsn
         self.max_result = max_result
         self.version = version
-        self.registry = Registry(max_payload=max_payload)
+        self.registry = Registry(max_payload=max_payload, max_result=max_result)
         self._client: Client | None = None
 
     @overload

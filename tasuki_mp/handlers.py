@@ -116,6 +116,11 @@ class Handler(Generic[P, R]):
         return next((each for each in self._parameters if each.name == name), None)
 
     @property
+    def max_result(self) -> int:
+        """Bytes of JSON text that what it returns may have."""
+        return self._registry.max_result
+
+    @property
     def plan(self) -> signature.Plan:
         """How the function is called with a payload."""
         plan, _ = self._settled or self.settle()
@@ -211,12 +216,13 @@ class Resource(Generic[R]):
 class Registry:
     """The handlers and resources of one application."""
 
-    def __init__(self, *, max_payload: int = DEFAULT_MAX_TEXT) -> None:
+    def __init__(self, *, max_payload: int = DEFAULT_MAX_TEXT, max_result: int = DEFAULT_MAX_TEXT) -> None:
         self.handlers: dict[str, Handler[..., Any]] = {}
         self.resources: dict[str, Resource[Any]] = {}
         self.schedules: dict[str, Callable[[], ScheduleInfo]] = {}
         """Each schedule by its name; made when everything that its handler needs is defined."""
         self.max_payload = max_payload
+        self.max_result = max_result
 
     def add_handler(self, function: Callable[P, R], name: str | None = None, **options: Any) -> Handler[P, R]:
         """Register a handler. Raises HandlerError, with the reason, for what can't be one."""

@@ -52,6 +52,8 @@ SAMPLES: dict[str, Any] = {
     "has_progress": "{f,t}",
     "host": "h",
     "id": 1,
+    "job_id": 1,
+    "size": 10,
     "ids": "{1,2}",
     "is_gone": False,
     "is_patient": False,

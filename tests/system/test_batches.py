@@ -15,7 +15,7 @@ import pytest
 
 from tasuki_mp import Client, MapError
 from tests.support import jobs
-from tests.support.batched import alone, note, picky, square
+from tests.support.batched import alone, fat, note, picky, square
 from tests.support.hooked import Supervised, supervisors
 from tests.support.program import Program
 from tests.support.waiting import wait_until
@@ -45,6 +45,34 @@ def test_a_map_gives_its_results_in_order_and_cuts_quick_items_into_few_jobs(
     row = conn.execute("SELECT count(*) FROM tasuki.job_archive WHERE status = 'completed'").fetchone()
     assert row is not None
     assert row[0] < 300
+
+
+def test_a_map_of_large_results_ends_whatever_its_chunks(dsn: str, conn: Conn, client: Client) -> None:
+    with Supervised(dsn, app=APP, procs=2) as supervised:
+        supervised.started()
+        assert [int(result) for result in client.map(fat, range(1000), progress=False)] == list(range(1000))
+        assert conn.execute("SELECT FROM tasuki.job_archive WHERE status = 'failed'").fetchall() == []
+        mapped = client.map(fat, range(1000), chunk=500, progress=False)
+        assert [int(result) for result in mapped] == list(range(1000))
+        assert [int(result) for result in client.map(fat, id=mapped.id, progress=False)] == list(range(1000))
+        status = client.batch(mapped.id).wait(10)
+    assert status.is_successful
+    assert (status.total, status.completed) == (8, 8)
+
+
+def test_a_map_gives_results_before_its_last_item_is_there(dsn: str, client: Client) -> None:
+    with Supervised(dsn, app=APP, procs=2) as supervised:
+        supervised.started()
+        results = client.map(square, itertools.count(), progress=False)
+        assert list(itertools.islice(results, 500)) == [n * n for n in range(500)]
+
+
+def test_a_map_that_nobody_used_leaves_nothing(conn: Conn, client: Client) -> None:
+    mapped = client.map(square, range(10))
+    assert conn.execute("SELECT FROM tasuki.batch").fetchall() == []
+    used = mapped.id
+    assert used == mapped.id
+    assert conn.execute("SELECT id FROM tasuki.batch").fetchall() == [(used,)]
 
 
 def test_a_map_through_a_pool_of_one_connection(dsn: str) -> None:
