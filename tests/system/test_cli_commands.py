@@ -136,6 +136,8 @@ def test_enqueue_refuses_a_payload_before_it_asks_the_database(
         (["--after", "soon"], "--after: 'soon' is no duration"),
         (["--at", "tomorrow"], "--at: 'tomorrow' is no time"),
         (["--at", "2027-01-01T00:00"], "has no time zone; write it like 2027-01-01T00:00+09:00"),
+        (["--at", "2027-01-01"], "write it like 2027-01-01T00:00+09:00 or 2027-01-01T00:00Z"),
+        (["--at", "2027-01-01T08"], "write it like 2027-01-01T08+09:00 or 2027-01-01T08Z"),
         (["--at", "2327-01-01T00:00Z"], "more than a hundred years"),
         (["--at", "2027-01-01T00:00Z", "--after", "1h"], "not both"),
         (["--priority", "4"], "4 is not in the range"),
