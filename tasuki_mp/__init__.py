@@ -41,7 +41,7 @@ from tasuki_mp.version import __version__
 if TYPE_CHECKING:
     from tasuki_mp.batching import AsyncBatch, Batch
     from tasuki_mp.client import AsyncClient, AsyncJobHandle, Client, JobHandle
-    from tasuki_mp.mapping import Map
+    from tasuki_mp.mapping import AsyncMap, Map
     from tasuki_mp.store.batches import BatchStatus
     from tasuki_mp.store.change import Changed
     from tasuki_mp.store.copying import IdRanges
@@ -53,6 +53,7 @@ __all__ = [
     "AsyncBatch",
     "AsyncClient",
     "AsyncJobHandle",
+    "AsyncMap",
     "Backoff",
     "Batch",
     "BatchError",
@@ -99,6 +100,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "AsyncMap": "tasuki_mp.mapping",
     "Map": "tasuki_mp.mapping",
     "AsyncBatch": "tasuki_mp.batching",
     "Batch": "tasuki_mp.batching",

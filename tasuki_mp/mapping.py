@@ -110,6 +110,7 @@ class AsyncMap(AsyncIterator[Any]):
         self._client = client
         self._course = Course(handler, items, chunk=chunk, is_ordered=ordered, id=id)
         self._show = sys.stderr.isatty() if progress is None else progress
+        self._turn = asyncio.Lock()
         self._results = self._run()
 
     async def __anext__(self) -> Any:
@@ -120,13 +121,15 @@ class AsyncMap(AsyncIterator[Any]):
 
     async def begin(self) -> int:
         """The id of its batch, which is made when this or the first result is asked for. Raises MapError."""
-        return await self._client._drive(self._course.begin(), None)
+        async with self._turn:  # one batch, also for several tasks
+            return await self._client._drive(self._course.begin(), None)
 
     async def _run(self) -> AsyncIterator[Any]:
         course = self._course
         effects = course.effects()
         reply: Rows | None = None
         try:
+            await self.begin()
             with _bar(course, is_shown=self._show) as show:
                 while True:
                     try:
