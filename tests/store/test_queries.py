@@ -23,6 +23,7 @@ SAMPLES: dict[str, Any] = {
     "again": False,
     "args": "{}",
     "age": 100.0,
+    "ahead": "1 hour",
     "at": None,
     "batch": 1,
     "before": 10,
