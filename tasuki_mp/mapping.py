@@ -193,7 +193,7 @@ def _bar(course: Course, *, is_shown: bool) -> Iterator[Callable[[], None]]:
         def show() -> None:
             progress.update(
                 task,
-                description=f"{course.handler.name} (map {course.id})",
+                description=course.name if course.id is None else f"{course.handler.name} (map {course.id})",
                 total=course.total,
                 completed=course.given,
             )
