@@ -287,7 +287,8 @@ def settle(
         case AskedCancel(reason):
             return Settled(kind="canceled", error=ErrorInfo(kind=ErrorKind.CANCELED, type="Cancel", message=reason))
         case Raised(error, is_retryable, delay):
-            if not is_retryable and error.kind not in policy.rules:
+            # A rule may say otherwise of what is final by its kind, not of what `retry_on` and `fail_on` have refused.
+            if not is_retryable and not (error.kind in _FINAL_BY_KIND and error.kind in policy.rules):
                 return Settled(kind="failed", error=error)
             return again(error, delay)
         case Died(error):
@@ -322,6 +323,8 @@ def settle(
 
 
 _DEFAULT_RULE = Rule()
+_FINAL_BY_KIND = frozenset({ErrorKind.BAD_PAYLOAD, ErrorKind.BAD_RESULT})
+"""What is not retried unless a rule says so."""
 
 
 def _interrupted(message: str) -> ErrorInfo:
