@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tasuki_mp.app import Tasuki
 from tasuki_mp.backoff import Backoff
 from tasuki_mp.child.context import Context
+from tasuki_mp.child.joblog import add_running_job
 from tasuki_mp.errors import (
     AppImportError,
     BatchError,
@@ -97,6 +98,7 @@ __all__ = [
     "UnknownHandlerError",
     "UnknownJobError",
     "__version__",
+    "add_running_job",
 ]
 
 _LATER = {

@@ -167,7 +167,7 @@ class Child:
         self._meter.start(started)
         page[wire.PAGE_IN_HANDLER] = 1
         handlers.running_job = f"{job.handler} (job {job.id})"
-        bound = joblog.begin(job)
+        joblog.begin(job)
         self._tidiness.before(started)
         if job.handler not in self._seen:
             self._seen.add(job.handler)
@@ -191,7 +191,7 @@ class Child:
         if timeout is not None:
             self._backstop.disarm()
         handlers.running_job = None
-        joblog.end(bound)
+        joblog.end()
         page[wire.PAGE_IN_HANDLER] = 0
         ended = time.clock_gettime_ns(_CLOCK)
         used = self._meter.stop(ended)

@@ -6,9 +6,10 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tasuki_mp import Backoff, Cancel, Context, Retry, Snooze, Tasuki
+from tasuki_mp import Backoff, Cancel, Context, Retry, Snooze, Tasuki, add_running_job
 
 app = Tasuki(version="7")
 
@@ -52,6 +53,27 @@ def _after(_attempt: int, error: BaseException) -> float:
 def picky(error: str) -> None:
     """Raise by name: what follows is up to the exception's type."""
     raise {"OSError": OSError, "ValueError": ValueError, "TypeError": TypeError}[error](error)
+
+
+@app.handler
+def log_structured() -> list[dict[str, Any]]:
+    """What a library that is imported only here puts into its records: in this thread, in a task, and in a thread."""
+    import structlog
+
+    seen: list[dict[str, Any]] = []
+
+    def note(_logger: object, _method: str, event: Any) -> Any:
+        seen.append(dict(event))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, note])
+    log = structlog.get_logger()
+    log.info("handler")
+    asyncio.run(asyncio.to_thread(log.info, "task"))
+    structlog.configure(processors=[add_running_job, note])
+    with ThreadPoolExecutor() as pool:
+        pool.submit(log.info, "thread").result()
+    return seen
 
 
 @app.handler
