@@ -58,6 +58,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     queues: list[QueueDepth]
     rate: float | None
     hosts: int
+    nobody: str = "nobody works on this database"
+    """What there is to say if there are no lines."""
 
 
 @click.command(short_help="Watch the fleet live.")
@@ -254,7 +256,11 @@ def gather(conn: look.Connection, before: dict[str, Answered], answers: Sequence
             if was is not None and last is not None and slot.cpu is not None and last.cpu is not None:
                 share = max(0.0, slot.cpu - last.cpu) / max(0.001, answer.view.at - was.at)
             lines.append(_line(answer.host, slot, share, running.get(slot.job_id or 0)))
-    return Page(lines=lines, queues=queues, rate=sum(rates) if rates else None, hosts=len({a.host for a in answers}))
+    page = Page(lines=lines, queues=queues, rate=sum(rates) if rates else None, hosts=len({one.host for one in lines}))
+    if host is None or not answers:
+        return page
+    there = ", ".join(sorted({answer.host for answer in answers}))
+    return msgspec.structs.replace(page, nobody=f"nobody works on this database on {host}, but on {there}")
 
 
 def _line(host: str, slot: SlotView, share: float | None, job: RunningJob | None) -> Line:
@@ -328,7 +334,8 @@ def tables(page: Page, *, room: int | None) -> list[Table]:
             ("NOTE", "left"),
         ],
         rows=[_row(line) for line in lines],
-        note=f"and {hidden} more slots" if hidden > 0 else "" if page.lines else "nobody works on this database",
+        note=f"and {hidden} more slots" if hidden > 0 else "" if page.lines else page.nobody,
+        spare=("SHARED", "OWN"),
     )
     return [queue_table, slot_table]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tasuki_mp.cli.top import Line, Page, drawn, tables
@@ -41,6 +42,17 @@ def test_it_fits_the_window(width: int, height: int) -> None:
     lines = text.plain.splitlines()
     assert len(lines) <= height - 3
     assert max(map(len, lines)) <= width
+
+
+def test_a_narrow_window_goes_without_memory_before_progress_and_note_are_cut() -> None:
+    page = _page(busy=1, idle=0)
+    slot = msgspec.structs.replace(page.lines[0].slot, handler="render")
+    page = msgspec.structs.replace(page, lines=[msgspec.structs.replace(page.lines[0], slot=slot)])
+    for width, memory in ((83, ["OWN"]), (80, []), (200, ["OWN", "SHARED"])):
+        plain = drawn(page, width, 20, None).plain
+        assert [heading for heading in ("OWN", "SHARED") if heading in plain] == memory
+        assert " 40% ████░░░░░░" in plain
+        assert "chunk 12 of 30" in plain
 
 
 def test_busy_slots_come_before_idle_ones_when_there_is_no_room() -> None:
