@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BAR: Final = 10
 """Columns of a progress bar."""
+_JOB: Final = 3
+"""The column of a slot's job."""
 KEYS: Final = "↑↓ choose · c cancel · s stack · l logs · q quit"
 _ARROWS: Final = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down", b"k": "up", b"j": "down"}
 
@@ -284,11 +286,9 @@ def drawn(page: Page, width: int, height: int, chosen: int | None) -> Text:
     body = slots.rich(width)
     if chosen is not None:
         parts = body.split("\n")
-        marked = f" {chosen} "
-        for part in parts:
-            if marked in f" {part.plain} ":
+        for part, row in zip(parts[2:], slots.rows, strict=False):  # behind title and headings; perhaps a note follows
+            if row[_JOB] == str(chosen):
                 part.stylize("reverse")
-                break
         body = Text("\n").join(parts)
     return Text("\n\n").join([queues.rich(width), body])
 

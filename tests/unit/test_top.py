@@ -68,6 +68,15 @@ def test_the_chosen_job_is_marked() -> None:
     assert "1001" in marked[0]
 
 
+def test_no_other_line_is_marked_that_has_the_same_number() -> None:
+    page = _page(busy=1, idle=1)
+    slot = msgspec.structs.replace(page.lines[1].slot, job_id=2)
+    page = msgspec.structs.replace(page, lines=[page.lines[0], msgspec.structs.replace(page.lines[1], slot=slot)])
+    text = drawn(page, 120, 30, 2)
+    (marked,) = [text.plain[span.start : span.end] for span in text.spans if span.style == "reverse"]
+    assert marked.startswith("beta"), "2 slots, 2 hosts and job 2"
+
+
 def test_everything_is_there_without_a_window() -> None:
     queues, slots = tables(_page(busy=1, idle=1), room=None)
     assert [row[0] for row in queues.rows] == ["q1", "q0"]
