@@ -274,7 +274,8 @@ def settle(
     match outcome:
         case AskedRetry(delay, memory, timeout):
             if is_last:
-                used_up = f"the handler asked for another retry, and all {max_attempts} attempts are used up"
+                which = "this was its only attempt" if max_attempts == 1 else f"all {max_attempts} attempts are used up"
+                used_up = f"the handler asked for another retry, and {which}"
                 return Settled(kind="failed", error=ErrorInfo(kind=ErrorKind.ERROR, type="Retry", message=used_up))
             return retry(None, delay, Rule(memory=memory, timeout=timeout))
         case AskedSnooze(delay):

@@ -109,6 +109,9 @@ def test_retry_on_the_last_attempt_fails_and_says_why() -> None:
     assert last.kind == "failed"
     assert last.error is not None
     assert "all 5 attempts are used up" in last.error.message
+    only = settled(AskedRetry(3.0), max_attempts=1)
+    assert only.error is not None
+    assert "this was its only attempt" in only.error.message
 
 
 @pytest.mark.parametrize("attempt", [1, 5])
