@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -31,6 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _LONGEST_NAME: Final = 200
+_OWN_FOLDER: Final = os.path.dirname(__file__) + os.sep
 
 running_job: str | None = None
 """In a child, the job whose handler is running, in words; None everywhere else."""
@@ -328,7 +330,7 @@ def load_app(app: str, app_dir: str = "") -> Application:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise AppImportError(app, traceback.format_exc()) from error
+        raise AppImportError(app, import_report(error)) from error
     try:
         found: Any = functools.reduce(getattr, attribute.split("."), module)
     except AttributeError as error:
@@ -341,8 +343,20 @@ def load_app(app: str, app_dir: str = "") -> Application:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise AppImportError(app, traceback.format_exc()) from error
+        raise AppImportError(app, import_report(error)) from error
     return application
+
+
+def import_report(error: BaseException) -> str:
+    """The traceback of a failed import, without the frames of the import machinery and ours."""
+    report = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in report.stack if not _is_machinery(frame.filename)]
+    report.stack = traceback.StackSummary.from_list(frames)
+    return "".join(report.format())
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename.startswith(("<frozen ", _OWN_FOLDER)) or filename == importlib.__file__
 
 
 def _plain_function(function: Any, what: str, name: str | None) -> Callable[..., Any]:

@@ -74,8 +74,9 @@ def test_any_exception_becomes_bounded_text_that_can_be_stored(error: BaseExcept
 
 def test_the_error_says_whose_fault_it_was() -> None:
     assert describe(PayloadError("h", "$.a", "missing")).kind is ErrorKind.BAD_PAYLOAD
-    too_large = describe(ResultError("ResultTooLarge", "2 MiB"))
+    too_large = described(ResultError("ResultTooLarge", "2 MiB"))
     assert (too_large.kind, too_large.type) == (ErrorKind.BAD_RESULT, "ResultTooLarge")
+    assert (too_large.message, too_large.traceback) == ("2 MiB", ""), "none of the handler's code is in it"
 
 
 def test_the_traceback_holds_no_local_variables() -> None:
