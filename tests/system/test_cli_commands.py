@@ -303,7 +303,7 @@ def test_show_every_attempt(tasuki: Tasuki, dsn: str, conn: Connection) -> None:
         ("4", "taken back from a supervisor that fell silent"),
         ("5", "to be tried again"),
     ]
-    assert shown.count("ran 1m 30s") == 5
+    assert shown.count("took 1m 30s") == 5, "the usage has how long the handler ran"
     assert shown.count("usage       pid 7, cpu 1.2 s") == 5
     assert "error       SIGSEGV: died\n            kind crash, signal SIGSEGV\n" in shown
     assert "output\n  | said\\x1b[31m this\n" in shown
