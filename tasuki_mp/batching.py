@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
 from tasuki_mp.errors import BatchError
-from tasuki_mp.job import Job, State, row_of
-from tasuki_mp.store import batches, bulk
+from tasuki_mp.job import Job, row_of
+from tasuki_mp.store import batches, bulk, select
 from tasuki_mp.store.batches import BatchLine, BatchStatus
 from tasuki_mp.store.bulk import Intake, cursor, cursor_async, explained
-from tasuki_mp.store.select import JobFilter
 
 if TYPE_CHECKING:
     from tasuki_mp.client import AsyncClient, Client
@@ -26,9 +25,7 @@ LONGEST_PAUSE: Final = 1.0
 """Seconds between two looks of whoever waits; a notification makes it look at once."""
 REST: Final = 20
 """Looking takes at most one part in so many of the time: counting a million jobs takes seconds."""
-PORTION: Final = 1000
 CHANNEL: Final = b"tasuki_batch"
-_NOT_COMPLETED: Final = frozenset({State.FAILED, State.CANCELED})
 
 
 class Batch:
@@ -45,13 +42,7 @@ class Batch:
 
     def status(self, conn: psycopg.Connection[Any] | None = None) -> BatchStatus:
         """How it stands. Counts its jobs: of a hundred thousand, in some hundredths of a second. Raises BatchError."""
-        with self._client.connection(conn) as connection, explained():
-            found = batches.status(cursor(connection).execute(batches.LOOK, {"id": self.id}).fetchone())
-            if found is not None and _may_be_over(found):
-                # Nobody may be there who would: whoever waits for the end brings it about.
-                cursor(connection).execute(batches.CLOSE, {"ids": [self.id]})
-                found = batches.status(cursor(connection).execute(batches.LOOK, {"id": self.id}).fetchone())
-        return _found(found, self.id)
+        return _found(self._client._drive(batches.look(self.id), conn), self.id)
 
     def wait(self, timeout: float | None = None) -> BatchStatus:
         """How it ended, once it has. Raises TimeoutError after `timeout` seconds."""
@@ -83,27 +74,14 @@ class Batch:
 
         If its jobs were still being added, it is not waited for more: the batch ends with those that are there.
         """
-        canceled, behind = 0, 0
-        with self._client.connection(None) as connection, explained():
-            cursor(connection).execute(batches.SEAL, batches.sealing(self.id, 0, is_sealed=True))
-        while True:
-            with self._client.connection(None) as connection, explained():
-                parameters = {"id": self.id, "behind": behind, "most": PORTION}
-                ids = [job_id for (job_id,) in cursor(connection).execute(batches.LIVE_IDS, parameters).fetchall()]
-            if not ids:
-                break
-            self._client.cancel(ids)
-            canceled += len(ids)
-            behind = ids[-1]
-        self.status()
-        return canceled
+        return self._client._drive(batches.cancel(self.id), None)
 
     def retry_failed(self) -> int:
         """Try its failed and canceled jobs again, each as a new job of the batch, which is open again; how many.
 
         As `client.retry` does: they go on from their checkpoints, and one whose unique key is taken stays as it is.
         """
-        return self._client.retry(JobFilter(batch=self.id, states=_NOT_COMPLETED)).done
+        return self._client._drive(batches.retry(self.id), None)
 
 
 class AsyncBatch:
@@ -120,26 +98,42 @@ class AsyncBatch:
 
     async def status(self, conn: psycopg.AsyncConnection[Any] | None = None) -> BatchStatus:
         """How it stands. Raises BatchError."""
-        async with self._client.connection(conn) as connection:
-            with explained():
-                look = cursor_async(connection)
-                found = batches.status(await (await look.execute(batches.LOOK, {"id": self.id})).fetchone())
-                if found is not None and _may_be_over(found):
-                    await look.execute(batches.CLOSE, {"ids": [self.id]})
-                    found = batches.status(await (await look.execute(batches.LOOK, {"id": self.id})).fetchone())
-        return _found(found, self.id)
+        return _found(await self._client._drive(batches.look(self.id), conn), self.id)
 
     async def wait(self, timeout: float | None = None) -> BatchStatus:
         """How it ended, once it has. Raises TimeoutError after `timeout` seconds."""
+        async with aclosing(self.watch(timeout)) as watched:
+            async for status in watched:
+                if status.has_ended:
+                    return status
+        raise AssertionError("watch ends with the batch")
+
+    async def watch(self, timeout: float | None = None) -> AsyncGenerator[BatchStatus]:
+        """How it stands, again and again, the last time when it has ended. Raises TimeoutError."""
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE
-        while True:
-            began = time.monotonic()
-            status = await self.status()
-            if status.has_ended:
-                return status
-            await asyncio.sleep(_until(deadline, rest(pause, time.monotonic() - began), status))
-            pause = min(LONGEST_PAUSE, pause * 1.5)
+        async with self._client.listening(CHANNEL) as connection:
+            while True:
+                began = time.monotonic()
+                status = await self.status(connection)
+                with explained():
+                    await connection.commit()
+                yield status
+                if status.has_ended:
+                    return
+                wait = _until(deadline, rest(pause, time.monotonic() - began), status)
+                heard = connection.notifies(timeout=wait, stop_after=1)
+                if _hears_of(self.id, [notification async for notification in heard]):
+                    continue
+                pause = min(LONGEST_PAUSE, pause * 1.5)
+
+    async def cancel(self) -> int:
+        """Cancel all of its jobs that have not ended; as `Batch.cancel`."""
+        return await self._client._drive(batches.cancel(self.id), None)
+
+    async def retry_failed(self) -> int:
+        """Try its failed and canceled jobs again; as `Batch.retry_failed`."""
+        return await self._client._drive(batches.retry(self.id), None)
 
 
 def create(
@@ -210,18 +204,10 @@ async def create_async(
 
 def found(client: Client, name: str) -> Batch:
     """The batch that is meant by a name, or by the digits of an id. Raises BatchError."""
-    with client.connection(None) as connection, explained():
-        row = cursor(connection).execute(batches.NEWEST, batches.naming(name)).fetchone()
-    if row is None or row[0] is None:
+    id = client._drive(select.batch_named(name), None)
+    if id is None:
         raise BatchError(name)
-    return Batch(row[0], client)
-
-
-def listed(client: Client, *, name: str | None = None, before: int | None = None, limit: int = 50) -> list[BatchLine]:
-    """The newest batches, or those of one name, with ids below `before`."""
-    with client.connection(None) as connection, explained():
-        parameters = {"name": name, "before": before, "most": limit}
-        return [batches.line(row) for row in cursor(connection).execute(batches.LIST, parameters).fetchall()]
+    return Batch(id, client)
 
 
 def _parameters(
@@ -236,10 +222,6 @@ def _parameters(
         "on_failure": batches.follow_up(on_failure),
         "state": "{}",
     }
-
-
-def _may_be_over(status: BatchStatus) -> bool:
-    return status.is_sealed and not status.has_ended and not status.pending and not status.running
 
 
 def _found(status: BatchStatus | None, id: int) -> BatchStatus:

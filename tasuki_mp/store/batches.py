@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -12,7 +11,10 @@ import psycopg
 
 from tasuki_mp import sql
 from tasuki_mp.errors import DatabaseError
-from tasuki_mp.job import Job, JobRow
+from tasuki_mp.job import Job, JobRow, State
+from tasuki_mp.store import change, produce
+from tasuki_mp.store.select import JobFilter
+from tasuki_mp.store.steps import Step, Steps
 
 CREATE: Final = sql.query("create_batch")
 SEAL: Final = sql.query("seal_batch")
@@ -20,12 +22,15 @@ JOIN: Final = sql.query("join_batch")
 CLOSE: Final = sql.query("close_batch")
 LOOK: Final = sql.query("look_batch")
 LIST: Final = sql.query("list_batches")
-NEWEST: Final = sql.query("newest_batch")
 LIVE_IDS: Final = sql.query("batch_live_ids")
 RESULTS: Final = sql.query("batch_results")
 PARTS: Final = sql.query("map_parts")
 DEPEND: Final = sql.query("depend")
 _OPEN: Final = sql.query("open_batches")
+
+PORTION: Final = 1000
+"""Jobs that one statement cancels."""
+_NOT_COMPLETED: Final = frozenset({State.FAILED, State.CANCELED})
 
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -83,6 +88,42 @@ def line(row: tuple[Any, ...]) -> BatchLine:
     return BatchLine(**dict(zip(BatchLine.__struct_fields__, row, strict=True)))
 
 
+def look(id: int) -> Steps[BatchStatus | None]:
+    """How a batch stands; one that is over ends by that."""
+    rows = yield Step(LOOK, {"id": id})
+    found = status(rows[0]) if rows else None
+    if found is not None and found.is_sealed and not found.has_ended and not found.pending and not found.running:
+        # Nobody may be there who would: whoever waits for the end brings it about.
+        yield Step(CLOSE, {"ids": [id]})
+        rows = yield Step(LOOK, {"id": id})
+        found = status(rows[0]) if rows else None
+    return found
+
+
+def cancel(id: int) -> Steps[int]:
+    """Cancel all jobs of a batch that have not ended, and let it have no more; how many there were."""
+    yield Step(SEAL, sealing(id, 0, is_sealed=True))
+    canceled, behind = 0, 0
+    while rows := (yield Step(LIVE_IDS, {"id": id, "behind": behind, "most": PORTION})):
+        ids = [job_id for (job_id,) in rows]
+        yield Step(produce.CANCEL, produce.cancel_parameters(ids))
+        canceled += len(ids)
+        behind = ids[-1]
+    yield from look(id)
+    return canceled
+
+
+def retry(id: int) -> Steps[int]:
+    """Try the failed and canceled jobs of a batch again; how many."""
+    which = JobFilter(batch=id, states=_NOT_COMPLETED)
+    return (yield from change.change(change.RETRY, which, {"again": False})).done
+
+
+def listed(name: str | None, before: int | None, limit: int) -> Steps[list[BatchLine]]:
+    """The newest batches, or those of one name, with ids below `before`."""
+    return [line(row) for row in (yield Step(LIST, {"name": name, "before": before, "most": limit}))]
+
+
 def follow_up(job: Job | None) -> str | None:
     """A job as a batch keeps it until its end, with those that follow it. Raises ValueError for what can't be kept."""
     return None if job is None else msgspec.json.encode(_spec(job.row, job)).decode()
@@ -103,11 +144,6 @@ def _spec(row: JobRow, job: Job) -> dict[str, Any]:
         "on_need_failed": row.on_need_failed,
         "followers": [_spec(follower, job) for follower in row.followers],
     }
-
-
-def naming(name: str) -> dict[str, Any]:
-    """The parameters of NEWEST: digits are an id, or else a name."""
-    return {"name": name, "id": int(name) if re.fullmatch(r"[0-9]{1,18}", name) else None}
 
 
 def sealing(id: int | None, count: int, *, is_sealed: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any, Final
 
@@ -9,10 +10,11 @@ import msgspec
 
 from tasuki_mp import sql
 from tasuki_mp.job import State
-from tasuki_mp.store import batches
 from tasuki_mp.store.steps import Step, Steps
 
 _LIST: Final = sql.query("list_jobs")
+
+_NEWEST_BATCH: Final = sql.query("newest_batch")
 
 _EXAMINE: Final = 20_000
 """Rows of each table that one statement looks at, for those that match to be among them."""
@@ -95,12 +97,19 @@ class JobPage(msgspec.Struct, frozen=True):
     cursor: int | None
 
 
+def batch_named(name: str) -> Steps[int | None]:
+    """The batch that is meant: of digits the one with that id, if there is one; else the newest of that name."""
+    id = int(name) if re.fullmatch(r"[0-9]{1,18}", name) else None
+    rows = yield Step(_NEWEST_BATCH, {"name": name, "id": id})
+    return rows[0][0] if rows else None
+
+
 def page(which: JobFilter, *, limit: int = 100, cursor: int | None = None) -> Steps[JobPage]:
     """Up to `limit` jobs. Each statement on the way looks at a bounded number of rows, however few of them match."""
     if not 1 <= limit <= _MOST:
         raise ValueError(f"a page has 1 to {_MOST} jobs, not {limit}")
     if isinstance(which.batch, str):
-        ((batch,),) = yield Step(batches.NEWEST, batches.naming(which.batch))
+        batch = yield from batch_named(which.batch)
         if batch is None:
             return JobPage([], None)
         which = msgspec.structs.replace(which, batch=batch)
