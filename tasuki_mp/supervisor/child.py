@@ -28,6 +28,7 @@ from typing import Any, Final
 import msgspec
 
 from tasuki_mp import wire
+from tasuki_mp.child import guard
 from tasuki_mp.child import main as child_main
 from tasuki_mp.child.application import SPEC_VARIABLE, AppSpec
 from tasuki_mp.child.main import Setting
@@ -94,6 +95,10 @@ class Nursery:
     def start(self, slot: int) -> Child:
         """A new child, its hello still to come. In the process thread. Raises OSError when no process can be had."""
         crew.require_room()
+        with guard.held_back():
+            return self._start(slot)
+
+    def _start(self, slot: int) -> Child:
         pairs: list[tuple[socket.socket, socket.socket]] = []
         try:
             pairs.extend(socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))

@@ -155,6 +155,8 @@ class Supervisor:
             hello = await self._start_first_child()
             if hello is not None:
                 await self._work(hello)
+            if self._error is None:
+                logs.event(logging.INFO, "stopped", exit_code=int(self._exit_code))
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
@@ -403,7 +405,6 @@ class Supervisor:
         if not is_flushed:
             logs.event(logging.ERROR, "outcomes not written, their jobs will run again", jobs=len(self._flow.outbox))
             self._exit_code = ExitCode.FORCED
-        logs.event(logging.INFO, "stopped", exit_code=int(self._exit_code))
 
     # ── what the parts tell ───────────────────────────────────────────────────────────────────────────────────────────
 
