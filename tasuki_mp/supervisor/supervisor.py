@@ -28,6 +28,7 @@ from tasuki_mp.errors import AppImportError, DatabaseError
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import Room
 from tasuki_mp.store import schedules, upkeep
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import clock, crew, footing, identity, tasks, tree
 from tasuki_mp.supervisor.alone import Alone
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
@@ -273,7 +274,7 @@ class Supervisor:
             if self._scheduler is not None:
                 await upkeep_link.call(schedules.register, hello.schedules, hello.app_version)
         except (UnavailableError, psycopg.Error) as error:
-            raise DatabaseError(f"the database can't be used: {str(error).strip()}") from error
+            raise DatabaseError(f"the database can't be used: {in_words(error)}") from error
         self._vitals.start()
         for slot in self._slots[1:]:
             tasks.watch(slot.start(), self._failed)
@@ -401,7 +402,7 @@ class Supervisor:
                 await _twice(self._leaser.release_unknown)
                 await _twice(lambda: self._upkeep.call(upkeep.deregister, me.owner))
         except (UnavailableError, psycopg.Error, TimeoutError) as error:
-            logs.event(logging.WARNING, "could not say goodbye to the database", error=str(error).strip())
+            logs.event(logging.WARNING, "could not say goodbye to the database", error=in_words(error))
         if not is_flushed:
             logs.event(logging.ERROR, "outcomes not written, their jobs will run again", jobs=len(self._flow.outbox))
             self._exit_code = ExitCode.FORCED
@@ -447,7 +448,9 @@ class Supervisor:
 
     def _failed(self, error: BaseException) -> None:
         """A part has failed in a way that nobody foresaw: end in an orderly way what can be, and raise it then."""
-        logs.event(logging.CRITICAL, "stopping after an unexpected error", error=repr(error))
+        logs.event(
+            logging.CRITICAL, "stopping after an unexpected error", error=f"{type(error).__name__}: {in_words(error)}"
+        )
         self._error = self._error or error
         self._ended.set()
 

@@ -135,6 +135,22 @@ def test_leasing_that_is_refused_is_tried_again_and_not_all_the_time(dsn: str, c
     invariants.check(conn, [job_id])
 
 
+def test_what_postgres_quotes_of_a_row_is_not_logged(dsn: str, conn: Conn) -> None:
+    """ "Failing row contains (…)": the details of a refusal are the payload."""
+    conn.execute("ALTER TABLE tasuki.job ADD CONSTRAINT idle CHECK (status <> 'running')")
+    conn.execute("ALTER TABLE tasuki.job_archive ADD CONSTRAINT empty CHECK (status <> 'completed')")
+    job_id = jobs.add(conn, handler="note", payload={"text": "s3cret"})
+    with Supervised(dsn) as supervised:
+        refused = supervised.event("lease refused")
+        assert refused["error"] == 'new row for relation "job" violates check constraint "idle"'
+        conn.execute("ALTER TABLE tasuki.job DROP CONSTRAINT idle")
+        error = jobs.wait_final(conn, job_id)["error"]
+        assert supervised.stop() == 0
+        supervised.rest()
+    assert error["type"] == "ResultNotStorable"
+    assert "s3cret" not in "\n".join(supervised.log)
+
+
 def test_when_the_outbox_is_full_nothing_more_is_leased(dsn: str, conn: Conn) -> None:
     """The disk is full: what runs may end, but no more is begun that could not be written down."""
     refuse(conn, "53100")

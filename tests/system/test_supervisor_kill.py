@@ -171,7 +171,9 @@ def test_what_is_sent_to_the_whole_group_is_for_the_supervisor_alone(
 
 def blocked(pid: int) -> int:
     """The signals that the process has blocked, as a mask."""
-    return int(re.findall(r"^SigBlk:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(encoding="ascii"), re.M)[0], 16)
+    return int(
+        re.findall(r"^SigBlk:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(encoding="ascii"), re.MULTILINE)[0], 16
+    )
 
 
 def parent_of(pid: int) -> int:
