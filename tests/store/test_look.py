@@ -192,6 +192,7 @@ def test_a_probe_comes_back_after_a_lost_connection(conn: Connection, dsn: str) 
     assert probe() == []
     conn.execute(
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'tasuki-mp metrics'"
+        " AND datname = current_database()"
     )
     assert probe() is None
     assert probe() == []

@@ -514,7 +514,9 @@ def test_cancelled_tasks_give_their_connections_back(dsn: str, conn: Conn) -> No
 
 
 def waits_for_a_lock(conn: Conn) -> bool:
-    row = conn.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)").fetchone()
+    row = conn.execute(
+        """SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"""
+    ).fetchone()
     return row == (True,)
 
 
