@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from tasuki_mp import sql
-from tasuki_mp.store import look, retention
+from tasuki_mp.store import look, retention, tls
 from tasuki_mp.store.look import Connection, QueueDepth, SupervisorInfo
 from tasuki_mp.store.retention import Partition
 from tasuki_mp.store.steps import drive
@@ -373,6 +373,11 @@ def _schedules(conn: Connection) -> Iterator[Finding]:
                 )
 
 
+def _connection(conn: Connection) -> Iterator[Finding]:
+    if (risk := tls.unverified(conn.info.dsn)) is not None:
+        yield Finding("tls", "warning", str(risk), risk.advice)
+
+
 Check = Callable[[psycopg.Connection[tuple[Any, ...]]], Iterator[Finding]]
 CHECKS: Final[tuple[Check, ...]] = (
     _server,
@@ -383,6 +388,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     _partitions,
     _upkeep,
     _schedules,
+    _connection,
 )
 
 

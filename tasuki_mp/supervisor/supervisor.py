@@ -27,7 +27,7 @@ from tasuki_mp.config import ExitCode, RunConfig
 from tasuki_mp.errors import AppImportError, DatabaseError
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import Room
-from tasuki_mp.store import schedules, upkeep
+from tasuki_mp.store import schedules, tls, upkeep
 from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import clock, crew, footing, identity, tasks, tree
 from tasuki_mp.supervisor.alone import Alone
@@ -92,6 +92,8 @@ def run(config: RunConfig, *, hooks: Hooks | None = None) -> int:
 async def _run(config: RunConfig, hooks: Hooks | None) -> int:
     for lack in footing.lacks():
         logs.event(logging.INFO, "not to be had here", what=lack.what, instead=lack.instead)
+    if (risk := tls.unverified(config.dsn)) is not None:
+        logs.event(logging.WARNING, str(risk), host=risk.host, sslmode=risk.sslmode, advice=risk.advice)
     return await Supervisor(config, hooks=hooks or Hooks()).run()
 
 

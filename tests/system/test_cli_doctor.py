@@ -111,3 +111,12 @@ def test_open_transactions_are_seen(dsn: str, conn: Conn) -> None:
     assert (kind, name) == ("transaction", f"pid {pid} (forgotten)")
     assert detail.startswith("idle in transaction")
     assert seconds >= 0
+
+
+def test_a_server_that_nothing_proves_to_be_the_right_one(
+    tasuki: Tasuki, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasuki_mp.store.tls._is_here", lambda _host: False)
+    code, found = findings(tasuki, dsn)
+    assert code != ExitCode.OK
+    assert found["tls"] == "warning"
