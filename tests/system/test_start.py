@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tasuki_mp import Client
 from tasuki_mp.config import ExitCode
+from tasuki_mp.supervisor import tree
+from tests.support import invariants, jobs, leaks
+from tests.support.door import Door
 from tests.support.hooked import Supervised
 from tests.support.postgres import with_database
+from tests.support.versions import widen
+from tests.support.waiting import wait_until
 from tests.system.conftest import Tasuki
+
+Conn = psycopg.Connection[Any]
 
 
 def test_every_line_of_a_log_in_json_is_json(empty_dsn: str) -> None:
@@ -51,3 +63,46 @@ def test_a_server_that_nothing_proves_to_be_the_right_one_is_named(dsn: str) -> 
         supervised.started()
         assert supervised.stop() == ExitCode.OK
         assert not [event for event in supervised.rest() if "proves" in event["event"]]
+
+
+def test_nobody_else_gets_to_the_forkservers_socket(dsn: str) -> None:
+    """Whoever could connect to it would have code run (CVE-2022-42919)."""
+    with Supervised(dsn) as supervised:
+        supervised.started()
+        started = [each.pid for each in leaks.tagged(supervised.tag) if "multiprocessing.forkserver" in each.command]
+        (pid,) = set(started) & set(tree.children(supervised.pid))
+        inodes = set(
+            re.findall(r"socket:\[(\d+)\]", " ".join(os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()))
+        )
+        known = [line.split() for line in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()[1:]]
+        paths = {words[7] for words in known if words[6] in inodes and len(words) > 7}
+        assert paths
+        for path in map(Path, paths):
+            assert path.is_absolute(), "an abstract one has no permissions"
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert supervised.stop() == ExitCode.OK
+
+
+def test_supervisors_of_two_versions_run_side_by_side(dsn: str, conn: Conn) -> None:
+    """One has been at work since before the migration, the other one comes after it. Both do all they can do."""
+    with Door() as door, Supervised(dsn, "--poll", "50ms") as old:
+        held = jobs.add(conn, handler="hold", payload={"door": door.path})
+        visitors = [door.visitor()]
+        widen(conn)
+        with Supervised(dsn, "--poll", "50ms") as new, Client(dsn) as client:
+            more = [jobs.add(conn, handler="hold", payload={"door": door.path})]
+            visitors.append(door.visitor())
+            assert [visitor.job for visitor in visitors] == [held, *more]
+            visitors[1].tell("raise once")
+            wait_until(lambda: jobs.history(conn, more[0]), "a retry")
+            visitors[0].tell("return kept")
+            assert jobs.wait_final(conn, held)["result"] == "kept"
+            assert client.cancel(more) == {more[0]: "canceled"}
+            copies = list(client.retry(more).copies.values())
+            door.visitor().tell("return again")
+            assert jobs.wait_final(conn, copies[0])["result"] == "again"
+            for supervised in (old, new):
+                assert supervised.stop() == ExitCode.OK
+                assert not [event for event in supervised.rest() if event.get("level") in {"error", "critical"}]
+    invariants.check(conn)
