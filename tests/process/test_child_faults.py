@@ -106,7 +106,7 @@ def test_a_death_is_one_jobs_crash_and_nobody_elses(
     assert (error["kind"], error.get("signal", ""), error.get("exit_code")) == ("crash", name, code)
     if name in {"SIGSEGV", "SIGABRT"}:
         assert "in kill" in error["traceback"]  # the stack at the end, by faulthandler
-    supervised.event("child died", pid=victim.pid)
+    supervised.event("child died", pid=victim.pid, job=victim.job, handler="puppet")
     assert run(conn, "pid")["result"] not in {victim.pid, sibling.pid}
     sibling.tell("return unharmed")
     assert jobs.wait_final(conn, sibling.job)["result"] == "unharmed"
