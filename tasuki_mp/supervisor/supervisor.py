@@ -443,7 +443,7 @@ class Supervisor:
         if isinstance(error, ImportFailedError):
             self._error = AppImportError(self._config.app, str(error))
         elif failures >= START_TRIES:
-            self._error = AppImportError(self._config.app, f"no child process comes up: {error!r}")
+            self._error = AppImportError(self._config.app, f"no child process comes up: {error}")
         else:
             return
         self._ended.set()
