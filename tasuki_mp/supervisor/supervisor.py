@@ -177,6 +177,9 @@ class Supervisor:
     async def _work(self, hello: wire.Hello) -> None:
         config, flow = self._config, self._flow
         queues = dict(config.queues) or dict.fromkeys(sorted({info.queue for info in hello.handlers}), 1)
+        for queue in sorted(set(queues) - {info.queue for info in hello.handlers}):
+            # Jobs may be sent there all the same, but more often it is a slip.
+            logs.event(logging.WARNING, "no handler of this application is in that queue", queue=queue)
         handlers = sorted(info.name for info in hello.handlers)
         flow.dispatcher.policies = {info.name: info.policy for info in hello.handlers}
         flow.dispatcher.room = Room(memory=config.memory_limit, cpus=config.procs)

@@ -65,6 +65,14 @@ def test_a_server_that_nothing_proves_to_be_the_right_one_is_named(dsn: str) -> 
         assert not [event for event in supervised.rest() if "proves" in event["event"]]
 
 
+def test_a_queue_without_a_handler_is_warned_of(dsn: str) -> None:
+    with Supervised(dsn, "--queue", "default", "--queue", "defualt", "--drain") as supervised:
+        warned = supervised.event("no handler of this application is in that queue")
+        assert (warned["level"], warned["queue"]) == ("warning", "defualt")
+        assert supervised.wait() == ExitCode.OK
+        assert "no handler of this application is in that queue" not in [event["event"] for event in supervised.rest()]
+
+
 def test_nobody_else_gets_to_the_forkservers_socket(dsn: str) -> None:
     """Whoever could connect to it would have code run (CVE-2022-42919)."""
     with Supervised(dsn) as supervised:
