@@ -18,34 +18,37 @@ from scripts.harness.runner import Runner
 from scripts.harness.server import scratch_server
 from scripts.harness.waiting import wait
 
+PROCS: Final = 2
 INNOCENT_A_CULPRIT: Final = 15
 PATIENCE: Final = 60.0
 WHOLE_WITHIN: Final = 1.0
 """Seconds from the culprit's end to a full set of children; half of it is what a busy machine adds."""
 
+FRESH: Final = "new child"
+KEPT: Final = "child kept"
 CULPRITS: Final = (
-    (jobs.hang_in_python, "failed", "timeout"),
-    (jobs.hang_in_c, "failed", "timeout"),
-    (jobs.ignore_sigterm, "failed", "timeout"),
-    (jobs.stop_itself, "failed", "timeout"),
-    (jobs.fork_bomb, "failed", "timeout"),
-    (jobs.daemonise, "completed", ""),
-    (jobs.leave_a_process, "completed", ""),
-    (jobs.leak_memory, "failed", "memory"),
-    (jobs.close_all, "failed", "crash"),
-    (jobs.endless_output, "failed", "timeout"),
-    (jobs.dirty_everything, "completed", ""),
-    (jobs.change_signals, "completed", ""),
-    (jobs.segfault, "failed", "crash"),
-    (jobs.exit_at_once, "failed", "crash"),
-    (jobs.system_exit, "failed", "error"),
-    (jobs.return_nonsense, "failed", "bad_result"),
-    (jobs.raise_the_unspeakable, "failed", "error"),
-    (jobs.leak_threads, "completed", ""),
-    (jobs.leak_descriptors, "completed", ""),
-    (jobs.eat_itself, "failed", "crash"),
+    (jobs.hang_in_python, "failed timeout", FRESH),
+    (jobs.hang_in_c, "failed timeout", FRESH),
+    (jobs.ignore_sigterm, "failed timeout", FRESH),
+    (jobs.stop_itself, "failed timeout", FRESH),
+    (jobs.fork_bomb, "failed timeout", FRESH),
+    (jobs.daemonise, "completed", FRESH),
+    (jobs.leave_a_process, "completed", FRESH),
+    (jobs.leak_memory, "failed memory", FRESH),
+    (jobs.close_all, "failed crash", FRESH),
+    (jobs.endless_output, "failed timeout", FRESH),
+    (jobs.dirty_everything, "completed", KEPT),
+    (jobs.change_signals, "completed", KEPT),
+    (jobs.segfault, "failed crash", FRESH),
+    (jobs.exit_at_once, "failed crash", FRESH),
+    (jobs.system_exit, "failed error", KEPT),
+    (jobs.return_nonsense, "failed bad_result", KEPT),
+    (jobs.raise_the_unspeakable, "failed error", KEPT),
+    (jobs.leak_threads, "completed", FRESH),
+    (jobs.leak_descriptors, "completed", FRESH),
+    (jobs.eat_itself, "failed crash", FRESH),
 )
-"""Each with what should become of its job."""
+"""Each with what should become of its job, and of its child."""
 
 Promise = Callable[[str, str, object, bool], None]
 
@@ -57,7 +60,7 @@ def misbehaving(promise: Promise) -> None:
     try:
         with scratch_server() as server, psycopg.connect(server.dsn, autocommit=True) as conn:
             runner = Runner(
-                *("--procs", "2"),
+                *("--procs", str(PROCS)),
                 app="scripts.show_misbehaving_app:app",
                 dsn=server.dsn,
                 log=folder / "log",
@@ -65,63 +68,69 @@ def misbehaving(promise: Promise) -> None:
                 level="debug",
             )
             with contextlib.closing(runner):
-                for culprit, status, kind in CULPRITS:
-                    _one(conn, runner, promise, culprit, status, kind)
+                wait(lambda: len(_children(runner)) == PROCS, PATIENCE)
+                needed = _needed(runner)
+                for culprit, wanted, child in CULPRITS:
+                    _one(conn, runner, promise, culprit, wanted, child)
                 _innocents(conn, promise)
-                left = [process for process in host.tagged(tag) if not _is_ours(process.pid, runner)]
-                promise("processes that outlived their job", "0", len(left), not left)
+
+                def left() -> list[host.Process]:
+                    spared = needed | _children(runner)
+                    return [process for process in host.tagged(tag) if process.pid not in spared]
+
+                wait(lambda: not left(), WHOLE_WITHIN)  # a child that was replaced may be on its way out
+                strangers = left()
+                promise("processes that outlived their job", "0", len(strangers), not strangers)
             wait(lambda: not host.tagged(tag), PATIENCE)
-            left = host.tagged(tag)
-            promise("processes left at the end", "0", len(left), not left)
+            at_end = host.tagged(tag)
+            promise("processes left at the end", "0", len(at_end), not at_end)
     finally:
         shutil.rmtree(folder)
 
 
-def _one(conn: psycopg.Connection[Any], runner: Runner, promise: Promise, culprit: Any, status: str, kind: str) -> None:
+def _one(
+    conn: psycopg.Connection[Any], runner: Runner, promise: Promise, culprit: Any, wanted: str, child: str
+) -> None:
     """One culprit between innocent jobs that keep the other slot busy."""
     jobs.app.enqueue_many((jobs.innocent.job(n) for n in range(INNOCENT_A_CULPRIT)), conn)
     job_id = jobs.app.enqueue(culprit.job().priority(0), conn).id
 
-    def row() -> tuple[Any, ...] | None:
-        return conn.execute(
-            "SELECT status, coalesce(error ->> 'kind', ''), error ->> 'message' FROM tasuki.job_archive WHERE id = %s",
-            [job_id],
+    def end() -> str | None:
+        row = conn.execute(
+            "SELECT concat_ws(' ', status, error ->> 'kind') FROM tasuki.job_archive WHERE id = %s", [job_id]
         ).fetchone()
+        return None if row is None else str(row[0])
 
-    wait(lambda: row() is not None, PATIENCE)
-    found = row()
-    if found is None:
-        promise(culprit.name, f"{status} {kind}".strip(), "not ended", False)
+    both = f"{wanted}; {child}"
+    wait(lambda: end() is not None, PATIENCE)
+    seen = end()
+    if seen is None:
+        promise(culprit.name, both, "not ended", False)
         return
-    wait(lambda: _whole_after(runner, job_id) is not None, PATIENCE)
-    whole = _whole_after(runner, job_id)
-    seen = f"{found[0]} {found[1]}".strip()
-    after = "never" if whole is None else "child kept" if whole == 0 else f"new child after {whole * 1000:.0f} ms"
-    is_kept = (found[0], found[1]) == (status, kind) and whole is not None and whole <= WHOLE_WITHIN
-    promise(culprit.name, f"{status} {kind}".strip(), f"{seen}; {after}", is_kept)
+    wait(lambda: _whole_after(runner, job_id, child) is not None, PATIENCE)
+    whole = _whole_after(runner, job_id, child)
+    after = "no new child" if whole is None else KEPT if whole == 0 else f"{FRESH} after {whole * 1000:.0f} ms"
+    is_kept = seen == wanted and whole is not None and whole <= WHOLE_WITHIN and after.startswith(child)
+    promise(culprit.name, both, f"{seen}; {after}", is_kept)
 
 
-def _whole_after(runner: Runner, job_id: int) -> float | None:
-    """Seconds from the job's end to a child in its slot: 0 if it kept its own, None while there is none."""
-    ended, slot, needs = None, None, False
+def _whole_after(runner: Runner, job_id: int, child: str) -> float | None:
+    """Seconds from the job's end to a fresh child in its slot: 0 if it keeps its own, None while there is none."""
+    ended, slot, is_left = None, None, child == FRESH
     for event in runner.events():
         name = event.get("event")
         if name == "job dispatched" and event.get("job") == job_id:
             slot = event["slot"]
-        elif event.get("job") == job_id and str(name) in ("job failed", "job completed"):
+        elif event.get("job") == job_id and name in ("job failed", "job completed"):
             ended = _time(event)
-            # Whoever was killed for its limits leaves no child behind.
-            needs = needs or event.get("kind") in ("timeout", "memory")
         elif slot is not None and event.get("slot") == slot:
             if name in ("child died", "child is replaced", "child is killed"):
-                needs = True
-            elif name == "child ready" and ended is not None and needs:
-                return max(0.0, _time(event) - ended)
-            elif name == "job dispatched" and ended is not None and not needs:
+                is_left = True
+            elif name == "child ready" and ended is not None:
+                return _time(event) - ended
+            elif name == "job dispatched" and ended is not None and not is_left:
                 return 0.0
-    if ended is not None and not needs:
-        return 0.0
-    return None
+    return 0.0 if ended is not None and not is_left else None
 
 
 def _time(event: dict[str, Any]) -> float:
@@ -143,12 +152,13 @@ def _innocents(conn: psycopg.Connection[Any], promise: Promise) -> None:
     promise("innocent neighbours completed at their first attempt", str(wanted), done, done == wanted)
 
 
-def _is_ours(pid: int, runner: Runner) -> bool:
-    """Whether that is the supervisor, or a process it needs: forkserver, tracker, the children of its slots."""
-    if pid == runner.pid:
-        return True
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return True
-    return b"multiprocessing" in command or b"forkserver" in command
+def _needed(runner: Runner) -> frozenset[int]:
+    """The supervisor and its two helpers, by pid: what a job forks later has the forkserver's command line, too."""
+    forkserver = host.forkserver_of(runner.pid)
+    tracker = [each.pid for each in host.children_of(runner.pid) if "resource_tracker" in each.command]
+    return frozenset({runner.pid, *tracker, *([] if forkserver is None else [forkserver])})
+
+
+def _children(runner: Runner) -> frozenset[int]:
+    """The child that each slot has now."""
+    return frozenset({e["slot"]: e["pid"] for e in runner.events() if e.get("event") == "child ready"}.values())

@@ -243,6 +243,8 @@ begin
   -- Postgres sends equal notifications of one transaction once.
   if enqueue.scheduled_at is null or enqueue.scheduled_at <= clock_timestamp() then
     perform pg_notify('tasuki_job', wait_under || ' 0');
+  elsif enqueue.scheduled_at < clock_timestamp() + interval '1 minute' then
+    perform pg_notify('tasuki_job', wait_under || ' ahead');
   end if;
   return job_id;
 end

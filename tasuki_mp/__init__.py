@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tasuki_mp.app import Tasuki
 from tasuki_mp.backoff import Backoff
 from tasuki_mp.child.context import Context
+from tasuki_mp.child.joblog import add_running_job
 from tasuki_mp.errors import (
     AppImportError,
     BatchError,
@@ -26,6 +27,7 @@ from tasuki_mp.errors import (
     MapError,
     PayloadError,
     ResultError,
+    ScheduleError,
     SchemaError,
     SoftTimeout,
     TasukiError,
@@ -40,7 +42,7 @@ from tasuki_mp.version import __version__
 if TYPE_CHECKING:
     from tasuki_mp.batching import AsyncBatch, Batch
     from tasuki_mp.client import AsyncClient, AsyncJobHandle, Client, JobHandle
-    from tasuki_mp.mapping import Map
+    from tasuki_mp.mapping import AsyncMap, Map
     from tasuki_mp.store.batches import BatchStatus
     from tasuki_mp.store.change import Changed
     from tasuki_mp.store.copying import IdRanges
@@ -52,6 +54,7 @@ __all__ = [
     "AsyncBatch",
     "AsyncClient",
     "AsyncJobHandle",
+    "AsyncMap",
     "Backoff",
     "Batch",
     "BatchError",
@@ -85,6 +88,7 @@ __all__ = [
     "Queue",
     "ResultError",
     "Retry",
+    "ScheduleError",
     "SchemaError",
     "Snooze",
     "SoftTimeout",
@@ -94,9 +98,11 @@ __all__ = [
     "UnknownHandlerError",
     "UnknownJobError",
     "__version__",
+    "add_running_job",
 ]
 
 _LATER = {
+    "AsyncMap": "tasuki_mp.mapping",
     "Map": "tasuki_mp.mapping",
     "AsyncBatch": "tasuki_mp.batching",
     "Batch": "tasuki_mp.batching",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
@@ -63,8 +64,9 @@ class Tasuki(Steering):
         self.dsn = dsn
         self.max_result = max_result
         self.version = version
-        self.registry = Registry(max_payload=max_payload)
+        self.registry = Registry(max_payload=max_payload, max_result=max_result)
         self._client: Client | None = None
+        self._made_by = scheduling.maker(sys._getframe(1))
 
     @overload
     def handler(self, function: Callable[P, R], /) -> Handler[P, R]: ...
@@ -203,12 +205,16 @@ class Tasuki(Steering):
         overlap: Overlap = "allow",
         start: datetime | None = None,
         end: datetime | None = None,
+        stored: bool | None = None,
+        conn: psycopg.Connection[Any] | None = None,
     ) -> None:
-        """Insert this job at these times; see `schedule`. For the application's own modules: it is part of its release.
+        """Insert this job at these times; see `schedule`.
 
-        `app.client.schedule_job` stores a schedule in the database, at run time. Raises ScheduleError.
+        While a module is imported, and in the code that makes the application, this declares: the schedule is part of
+        the application's release. Anywhere else, at run time, it is stored in the database, as `Client.schedule_job`
+        does, with `conn` in a transaction of yours. `stored` says which, whatever the place. Raises ScheduleError.
         """
-        times = {
+        times: dict[str, Any] = {
             "tz": tz,
             "misfire": misfire,
             "misfire_after": misfire_after,
@@ -217,7 +223,16 @@ class Tasuki(Steering):
             "start": start,
             "end": end,
         }
-        scheduling.declare_job(self.registry, job, when, name, **times)
+        if stored is None:
+            stored = conn is not None or not scheduling.is_declaring(sys._getframe(1), self._made_by)
+        if stored:
+            self.client.schedule_job(job, when, name=name, conn=conn, **times)
+        elif conn is not None:
+            raise ValueError(
+                f"schedule {name!r}: what is only declared is not written on a connection; leave out conn="
+            )
+        else:
+            scheduling.declare_job(self.registry, job, when, name, **times)
 
     def load(self) -> None:
         """Import `modules` and check every handler and resource. Raises what the imports raise, and HandlerError."""

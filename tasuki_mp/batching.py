@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -23,7 +23,6 @@ __all__ = ["AsyncBatch", "Batch", "BatchLine", "BatchStatus"]
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 """Seconds between two looks of whoever waits; a notification makes it look at once."""
-PORTION: Final = 1000
 CHANNEL: Final = b"tasuki_batch"
 
 
@@ -41,13 +40,7 @@ class Batch:
 
     def status(self, conn: psycopg.Connection[Any] | None = None) -> BatchStatus:
         """How it stands. Counts its jobs: of a hundred thousand, in some hundredths of a second. Raises BatchError."""
-        with self._client.connection(conn) as connection, explained():
-            found = batches.status(cursor(connection).execute(batches.LOOK, {"id": self.id}).fetchone())
-            if found is not None and _may_be_over(found):
-                # Nobody may be there who would: whoever waits for the end brings it about.
-                cursor(connection).execute(batches.CLOSE, {"ids": [self.id]})
-                found = batches.status(cursor(connection).execute(batches.LOOK, {"id": self.id}).fetchone())
-        return _found(found, self.id)
+        return _found(self._client._drive(batches.look(self.id), conn), self.id)
 
     def wait(self, timeout: float | None = None) -> BatchStatus:
         """How it ended, once it has. Raises TimeoutError after `timeout` seconds."""
@@ -75,29 +68,11 @@ class Batch:
 
     def cancel(self) -> int:
         """Cancel all of its jobs that have not ended; how many there were. Running ones are asked to stop."""
-        canceled, behind = 0, 0
-        while True:
-            with self._client.connection(None) as connection, explained():
-                parameters = {"id": self.id, "behind": behind, "most": PORTION}
-                ids = [job_id for (job_id,) in cursor(connection).execute(batches.LIVE_IDS, parameters).fetchall()]
-            if not ids:
-                break
-            self._client.cancel(ids)
-            canceled += len(ids)
-            behind = ids[-1]
-        self.status()
-        return canceled
+        return self._client._drive(batches.cancel(self.id), None)
 
     def retry_failed(self) -> int:
         """Try its failed and canceled jobs again, each as a new job of the batch, which is open again; how many."""
-        retried = 0
-        while True:
-            with self._client.connection(None) as connection, explained():
-                row = cursor(connection).execute(batches.RETRY, {"id": self.id, "most": PORTION}).fetchone()
-            count = int(row[0]) if row is not None else 0
-            retried += count
-            if count < PORTION:
-                return retried
+        return self._client._drive(batches.retry(self.id), None)
 
 
 class AsyncBatch:
@@ -114,23 +89,40 @@ class AsyncBatch:
 
     async def status(self, conn: psycopg.AsyncConnection[Any] | None = None) -> BatchStatus:
         """How it stands. Raises BatchError."""
-        async with self._client.connection(conn) as connection:
-            with explained():
-                look = cursor_async(connection)
-                found = batches.status(await (await look.execute(batches.LOOK, {"id": self.id})).fetchone())
-                if found is not None and _may_be_over(found):
-                    await look.execute(batches.CLOSE, {"ids": [self.id]})
-                    found = batches.status(await (await look.execute(batches.LOOK, {"id": self.id})).fetchone())
-        return _found(found, self.id)
+        return _found(await self._client._drive(batches.look(self.id), conn), self.id)
 
     async def wait(self, timeout: float | None = None) -> BatchStatus:
         """How it ended, once it has. Raises TimeoutError after `timeout` seconds."""
+        async with aclosing(self.watch(timeout)) as watched:
+            async for status in watched:
+                if status.has_ended:
+                    return status
+        raise AssertionError("watch ends with the batch")
+
+    async def watch(self, timeout: float | None = None) -> AsyncGenerator[BatchStatus]:
+        """How it stands, again and again, the last time when it has ended. Raises TimeoutError."""
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = FIRST_PAUSE
-        while not (status := await self.status()).has_ended:
-            await asyncio.sleep(_until(deadline, pause, status))
-            pause = min(LONGEST_PAUSE, pause * 1.5)
-        return status
+        async with self._client.listening(CHANNEL) as connection:
+            while True:
+                status = await self.status(connection)
+                with explained():
+                    await connection.commit()
+                yield status
+                if status.has_ended:
+                    return
+                heard = connection.notifies(timeout=_until(deadline, pause, status), stop_after=1)
+                if _hears_of(self.id, [notification async for notification in heard]):
+                    continue
+                pause = min(LONGEST_PAUSE, pause * 1.5)
+
+    async def cancel(self) -> int:
+        """Cancel all of its jobs that have not ended; as `Batch.cancel`."""
+        return await self._client._drive(batches.cancel(self.id), None)
+
+    async def retry_failed(self) -> int:
+        """Try its failed and canceled jobs again; as `Batch.retry_failed`."""
+        return await self._client._drive(batches.retry(self.id), None)
 
 
 def create(
@@ -201,13 +193,6 @@ async def create_async(
     return batch
 
 
-def listed(client: Client, *, name: str | None = None, before: int | None = None, limit: int = 50) -> list[BatchLine]:
-    """The newest batches, or those of one name, with ids below `before`."""
-    with client.connection(None) as connection, explained():
-        parameters = {"name": name, "before": before, "most": limit}
-        return [batches.line(row) for row in cursor(connection).execute(batches.LIST, parameters).fetchall()]
-
-
 def _parameters(
     name: str | None, on_complete: Job | None, on_success: Job | None, on_failure: Job | None
 ) -> dict[str, Any]:
@@ -220,10 +205,6 @@ def _parameters(
         "on_failure": batches.follow_up(on_failure),
         "state": "{}",
     }
-
-
-def _may_be_over(status: BatchStatus) -> bool:
-    return status.is_sealed and not status.has_ended and not status.pending and not status.running
 
 
 def _found(status: BatchStatus | None, id: int) -> BatchStatus:

@@ -31,7 +31,7 @@ from tasuki_mp.handles import AsyncJobHandle, JobHandle
 from tasuki_mp.job import Job, Progress, State, row_of
 from tasuki_mp.results import MOST_LISTENERS
 from tasuki_mp.steering import AsyncSteering, Steering
-from tasuki_mp.store import bulk, produce
+from tasuki_mp.store import batches, bulk, produce
 from tasuki_mp.store.bulk import Intake, cursor, cursor_async, explained
 from tasuki_mp.store.copying import IdRanges
 from tasuki_mp.store.pool import AsyncPools, Pools
@@ -44,7 +44,7 @@ __all__ = ["AsyncClient", "AsyncJobHandle", "CancelVerdict", "Client", "IdRanges
 T = TypeVar("T")
 if TYPE_CHECKING:
     from tasuki_mp.handlers import Handler
-    from tasuki_mp.mapping import Map
+    from tasuki_mp.mapping import AsyncMap, Map
 
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
@@ -170,7 +170,7 @@ class Client(Steering, Storing):
 
     def batches(self, *, name: str | None = None, before: int | None = None, limit: int = 50) -> list[BatchLine]:
         """The newest batches, or those of one name, with ids below `before`."""
-        return batching.listed(self, name=name, before=before, limit=limit)
+        return self._drive(batches.listed(name, before, limit), None)
 
     @contextmanager
     def listening(self, channel: bytes) -> Iterator[Connection]:
@@ -303,9 +303,42 @@ class AsyncClient(AsyncSteering, AsyncStoring):
         follow_ups = {"on_complete": on_complete, "on_success": on_success, "on_failure": on_failure}
         return await batching.create_async(self, jobs, conn, name=name, **follow_ups)
 
+    def map(
+        self,
+        handler: Handler[..., Any],
+        items: Iterable[Any] = (),
+        *,
+        chunk: int | Literal["auto"] = "auto",
+        ordered: bool = True,
+        progress: bool | None = None,
+        id: int | None = None,
+    ) -> AsyncMap:
+        """Run a handler over many items as jobs, and iterate over their results with `async for`; see `Client.map`."""
+        from tasuki_mp.mapping import AsyncMap
+
+        return AsyncMap(self, handler, items, chunk=chunk, ordered=ordered, progress=progress, id=id)
+
     def batch(self, id: int) -> AsyncBatch:
         """The batch with that id."""
         return AsyncBatch(id, self)
+
+    async def batches(self, *, name: str | None = None, before: int | None = None, limit: int = 50) -> list[BatchLine]:
+        """The newest batches, or those of one name, with ids below `before`."""
+        return await self._drive(batches.listed(name, before, limit), None)
+
+    @asynccontextmanager
+    async def listening(self, channel: bytes) -> AsyncIterator[AsyncConnection]:
+        """A connection of our own that hears of a channel."""
+        async with self.connection(None) as connection:
+            with explained():
+                await connection.execute(b"LISTEN " + channel)
+                await connection.commit()
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    await connection.rollback()
+                    await connection.execute(b"UNLISTEN " + channel)
 
     def connection(self, conn: object) -> AbstractAsyncContextManager[AsyncConnection]:
         """The caller's connection, or one of our own for as long as it is needed."""
@@ -338,7 +371,10 @@ class _Throttle:
         self._last: dict[str, float] = {}
 
     def is_time(self, job: Job) -> bool:
-        last = self._last.get(row_of(job).queue)
+        row = row_of(job)
+        if row.scheduled_at is not None or row.delay > 0:
+            return True  # each has a time of its own
+        last = self._last.get(row.queue)
         return last is None or time.monotonic() - last >= produce.TELL_EVERY
 
     def note(self, job: Job) -> None:

@@ -49,6 +49,10 @@ RULES: Final = {
     )
 }
 """The options that take a rule. Poison has none: it is what `max_crashes` says."""
+_CHANGE_NO_LIMIT: Final = {
+    "on_lost": "the database follows it, which can change no limit",
+    "on_interrupted": "the job was stopped for no limit of its own",
+}
 _MOST_ATTEMPTS: Final = 2**31 - 1
 
 
@@ -140,8 +144,8 @@ def _rules(what: str, given: dict[str, RetryRule | None]) -> dict[ErrorKind, Rul
         match answer:
             case None:
                 continue
-            case Retry() if option == "on_lost" and (answer.memory is not None or answer.timeout is not None):
-                raise HandlerError(f"{what}: on_lost is followed by the database, which can change no limit")
+            case Retry() if option in _CHANGE_NO_LIMIT and (answer.memory is not None or answer.timeout is not None):
+                raise HandlerError(f"{what}: {option} takes Retry(after) or 'fail'; {_CHANGE_NO_LIMIT[option]}")
             case Retry():
                 found[RULES[option]] = Rule(after=answer.after, memory=answer.memory, timeout=answer.timeout)
             case "fail":

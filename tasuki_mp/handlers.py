@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -31,6 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _LONGEST_NAME: Final = 200
+_OWN_FOLDER: Final = os.path.dirname(__file__) + os.sep
 
 running_job: str | None = None
 """In a child, the job whose handler is running, in words; None everywhere else."""
@@ -114,6 +116,11 @@ class Handler(Generic[P, R]):
     def parameter(self, name: str) -> Parameter | None:
         """The function's parameter of that name."""
         return next((each for each in self._parameters if each.name == name), None)
+
+    @property
+    def max_result(self) -> int:
+        """Bytes of JSON text that what it returns may have."""
+        return self._registry.max_result
 
     @property
     def plan(self) -> signature.Plan:
@@ -211,12 +218,13 @@ class Resource(Generic[R]):
 class Registry:
     """The handlers and resources of one application."""
 
-    def __init__(self, *, max_payload: int = DEFAULT_MAX_TEXT) -> None:
+    def __init__(self, *, max_payload: int = DEFAULT_MAX_TEXT, max_result: int = DEFAULT_MAX_TEXT) -> None:
         self.handlers: dict[str, Handler[..., Any]] = {}
         self.resources: dict[str, Resource[Any]] = {}
         self.schedules: dict[str, Callable[[], ScheduleInfo]] = {}
         """Each schedule by its name; made when everything that its handler needs is defined."""
         self.max_payload = max_payload
+        self.max_result = max_result
 
     def add_handler(self, function: Callable[P, R], name: str | None = None, **options: Any) -> Handler[P, R]:
         """Register a handler. Raises HandlerError, with the reason, for what can't be one."""
@@ -322,7 +330,7 @@ def load_app(app: str, app_dir: str = "") -> Application:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise AppImportError(app, traceback.format_exc()) from error
+        raise AppImportError(app, import_report(error)) from error
     try:
         found: Any = functools.reduce(getattr, attribute.split("."), module)
     except AttributeError as error:
@@ -335,8 +343,20 @@ def load_app(app: str, app_dir: str = "") -> Application:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise AppImportError(app, traceback.format_exc()) from error
+        raise AppImportError(app, import_report(error)) from error
     return application
+
+
+def import_report(error: BaseException) -> str:
+    """The traceback of a failed import, without the frames of the import machinery and ours."""
+    report = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in report.stack if not _is_machinery(frame.filename)]
+    report.stack = traceback.StackSummary.from_list(frames)
+    return "".join(report.format())
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename.startswith(("<frozen ", _OWN_FOLDER)) or filename == importlib.__file__
 
 
 def _plain_function(function: Any, what: str, name: str | None) -> Callable[..., Any]:

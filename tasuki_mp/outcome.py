@@ -274,7 +274,8 @@ def settle(
     match outcome:
         case AskedRetry(delay, memory, timeout):
             if is_last:
-                used_up = f"the handler asked for another retry, and all {max_attempts} attempts are used up"
+                which = "this was its only attempt" if max_attempts == 1 else f"all {max_attempts} attempts are used up"
+                used_up = f"the handler asked for another retry, and {which}"
                 return Settled(kind="failed", error=ErrorInfo(kind=ErrorKind.ERROR, type="Retry", message=used_up))
             return retry(None, delay, Rule(memory=memory, timeout=timeout))
         case AskedSnooze(delay):
@@ -287,7 +288,8 @@ def settle(
         case AskedCancel(reason):
             return Settled(kind="canceled", error=ErrorInfo(kind=ErrorKind.CANCELED, type="Cancel", message=reason))
         case Raised(error, is_retryable, delay):
-            if not is_retryable and error.kind not in policy.rules:
+            # A rule may say otherwise of what is final by its kind, not of what `retry_on` and `fail_on` have refused.
+            if not is_retryable and not (error.kind in _FINAL_BY_KIND and error.kind in policy.rules):
                 return Settled(kind="failed", error=error)
             return again(error, delay)
         case Died(error):
@@ -322,6 +324,8 @@ def settle(
 
 
 _DEFAULT_RULE = Rule()
+_FINAL_BY_KIND = frozenset({ErrorKind.BAD_PAYLOAD, ErrorKind.BAD_RESULT})
+"""What is not retried unless a rule says so."""
 
 
 def _interrupted(message: str) -> ErrorInfo:

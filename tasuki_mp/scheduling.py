@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import CodeType, FrameType
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +18,8 @@ from tasuki_mp.schedule import ScheduleInfo
 TICK: Final = "tick"
 """The parameter of a scheduled function that gets the time it was due."""
 _SOME_TICK: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_IMPORTING: Final = "<frozen importlib._bootstrap>"
+"""The file in whose frames modules are imported."""
 
 
 def declare(registry: Registry, handler: Handler[..., Any], when: str | timedelta, name: str, **times: Any) -> None:
@@ -45,6 +48,27 @@ def declare_job(registry: Registry, job: Job, when: str | timedelta, name: str, 
     """Insert this job at these times. Raises ScheduleError."""
     found = schedule.info(name, when, row_of(job), **times)
     _add(registry, name, lambda: found)
+
+
+def maker(frame: FrameType | None) -> CodeType | None:
+    """The code that makes an object whose `__init__` was called by this frame, past those of its subclasses."""
+    while frame is not None and frame.f_code.co_name == "__init__":
+        frame = frame.f_back
+    return None if frame is None else frame.f_code
+
+
+def is_declaring(frame: FrameType | None, made_by: CodeType | None) -> bool:
+    """Whether this frame's code is part of an application, and not of a program that uses it.
+
+    It is the code that made the application, or is run by the import of a module.
+    """
+    if frame is not None and frame.f_code is made_by:
+        return True
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _add(registry: Registry, name: str, make: Callable[[], ScheduleInfo]) -> None:

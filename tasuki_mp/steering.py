@@ -245,7 +245,7 @@ def _change(
 ) -> Steps[Changed]:
     from tasuki_mp.store import change
 
-    return change.count(action, which) if dry_run else change.change(action, which, parameters)
+    return (change.count if dry_run else change.change)(action, which, parameters)
 
 
 def _cancel(which: JobFilter, *, dry_run: bool) -> Steps[Changed]:

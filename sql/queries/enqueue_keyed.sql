@@ -1,4 +1,5 @@
--- Insert jobs that may have unique keys; see the function. Then tell the supervisors of what is new or changed and due.
+-- Insert jobs that may have unique keys; see the function. Then tell the supervisors of what is new or changed, and
+-- due now or within a minute.
 -- Locks: the keys, in order, until the transaction ends. Indexes: unique_key_pkey, all of the job table's.
 with came as materialized (
   select k.ordinal, k.job_id, k.outcome
@@ -14,12 +15,18 @@ with came as materialized (
   ) as k
 ),
 told as materialized (
-  select pg_notify('tasuki_job', due.queue || ' 0')
+  select pg_notify('tasuki_job', due.queue || case when due.wait > interval '0' then ' ahead' else ' 0' end)
   from (
-    select distinct (%(queues)s::text[])[came.ordinal] as queue
+    select distinct
+      (%(queues)s::text[])[came.ordinal] as queue,
+      coalesce(
+        (%(ats)s::timestamptz[])[came.ordinal] - clock_timestamp(),
+        (%(delays)s::float8[])[came.ordinal] * interval '1 second'
+      ) as wait
     from came
     where %(is_told)s::boolean and came.outcome in ('new', 'replaced')
   ) as due
+  where due.wait < interval '1 minute'
 )
 select came.job_id, came.outcome, (select count(*) from told) as told
 from came

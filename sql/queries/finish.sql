@@ -118,24 +118,28 @@ followed as (
   returning queue, scheduled_at
 ),
 told as materialized (
-  select pg_notify('tasuki_job', queue || ' ' || max(back))
+  -- How far back the first of them has been due; of those that will be within a minute only that they are there.
+  select pg_notify('tasuki_job', queue || ' ' || coalesce(max(back)::text, 'ahead'))
   from (
-    select queue, 0::bigint as back
+    select queue, case when scheduled_at <= clock_timestamp() then 0::bigint end as back
     from followed
-    where %(notify)s::boolean and scheduled_at <= clock_timestamp()
+    where %(notify)s::boolean and scheduled_at < clock_timestamp() + interval '1 minute'
     union all
     select
       queue,
-      max(case when kind = 'release' then greatest(0, ceil(extract(epoch from ended_at - scheduled_at) * 1000)) else 0 end)::bigint as back
+      case
+        when (%(delays)s::float8[])[width_bucket(id, %(ids)s::bigint[])] > 0 then null
+        when kind = 'release' then greatest(0, ceil(extract(epoch from ended_at - scheduled_at) * 1000))::bigint
+        else 0
+      end as back
     from locked
     where
       %(notify)s::boolean
       and job_id is not null
       and kind in ('retry', 'snooze', 'release')
-      and (%(delays)s::float8[])[width_bucket(id, %(ids)s::bigint[])] < 1
-    group by queue
+      and (%(delays)s::float8[])[width_bucket(id, %(ids)s::bigint[])] < 60
   ) as due
-  group by queue
+  group by queue, back is null
   union all
   -- Costs one look into a small table, and a notification only where somebody waits for that very job.
   select pg_notify('tasuki_done', job_id::text)

@@ -3,8 +3,9 @@
 -- request it is canceled.
 -- Locks: the rows it takes, skipping those that somebody else holds. Index: job_owner.
 with gone as materialized (
-  select o.owner, coalesce((select s.host from tasuki.supervisor as s where s.owner = o.owner), 'an unknown host') as host
+  select o.owner, coalesce(s.host, 'an unknown host') as host, s.seen_at
   from unnest(%(owners)s::uuid[]) as o (owner)
+  left join tasuki.supervisor as s on s.owner = o.owner
 ),
 locked as materialized (
   select
@@ -15,13 +16,25 @@ locked as materialized (
       when job.attempt >= job.max_attempts or not coalesce((job.rule ->> 'is_retry')::boolean, true) then 'failed'
       else 'pending'
     end as kind,
-    jsonb_strip_nulls(jsonb_build_object('host', gone.host, 'pid', job.pid, 'slot', job.slot)) as usage,
+    -- How long it ran is known up to the last heartbeat; what else it used, its supervisor took with it.
+    jsonb_strip_nulls(jsonb_build_object(
+      'host', gone.host,
+      'pid', job.pid,
+      'slot', job.slot,
+      'waited_seconds',
+      case when job.started_at > job.scheduled_at then round(extract(epoch from job.started_at - job.scheduled_at), 6) end,
+      'seconds',
+      case when gone.seen_at > job.started_at then round(extract(epoch from gone.seen_at - job.started_at), 6) end
+    )) as usage,
     case
       when %(is_gone)s::boolean then 'the supervisor on ' || gone.host || ' that ran it is dead'
       else 'the supervisor on ' || gone.host || ' that ran it has not prolonged its lease'
     end
-    || case when job.attempt >= job.max_attempts then format(', and all %%s attempts are used up', job.max_attempts) else '' end
-    as message
+    || case
+      when job.attempt < job.max_attempts then ''
+      when job.max_attempts = 1 then ', and this was its only attempt'
+      else format(', and all %%s attempts are used up', job.max_attempts)
+    end as message
   from gone
   cross join lateral (
     select

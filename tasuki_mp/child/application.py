@@ -7,19 +7,16 @@ import importlib
 import os
 import sys
 import time
-import traceback
 from typing import Final
 
 import msgspec
 
 from tasuki_mp.child.describe import TRACEBACK_LIMIT, clip, storable
 from tasuki_mp.errors import AppImportError, ConfigError
-from tasuki_mp.handlers import Registry, load_app
+from tasuki_mp.handlers import Registry, import_report, load_app
 
 SPEC_VARIABLE: Final = "TASUKI_MP_APPLICATION"
 """Carries an `AppSpec` to the forkserver, which starts before anything could be sent to it; removed there at once."""
-
-_OWN_FOLDER: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class AppSpec(msgspec.Struct, frozen=True):
@@ -59,19 +56,22 @@ def import_application(spec: AppSpec) -> Application:
         return _preloaded
     before = _threads_and_sockets()
     started = time.monotonic()
+    culprit = ""
     try:
         if spec.modules and spec.app_dir not in sys.path:
             sys.path.insert(0, spec.app_dir)
         for module in spec.modules:
+            culprit = f"the module {module!r} of --preload could not be imported:\n"
             importlib.import_module(module)
+        culprit = ""
         app = load_app(spec.app, spec.app_dir)
         registry = app.registry
         registry.check()
     except ConfigError as error:  # it was imported, and is no application: where we found out is of no use to anybody
-        return Application(spec, None, error=str(error))
+        return Application(spec, None, error=culprit + str(error))
     except BaseException as error:  # noqa: BLE001  SystemExit and worse at import are the application's error
         cause = error.__cause__ if isinstance(error, AppImportError) and error.__cause__ is not None else error
-        return Application(spec, None, error=clip(storable(_import_report(cause)), TRACEBACK_LIMIT))
+        return Application(spec, None, error=clip(storable(culprit + import_report(cause)), TRACEBACK_LIMIT))
     seconds = time.monotonic() - started
     leftovers = tuple(sorted(_threads_and_sockets() - before))
     return Application(
@@ -83,18 +83,6 @@ def import_application(spec: AppSpec) -> Application:
         leftovers=leftovers,
         path=tuple(sys.path),
     )
-
-
-def _import_report(error: BaseException) -> str:
-    """The traceback of a failed import, without the frames of the import machinery and ours."""
-    report = traceback.TracebackException.from_exception(error)
-    frames = [frame for frame in report.stack if not _is_machinery(frame.filename)]
-    report.stack = traceback.StackSummary.from_list(frames)
-    return "".join(report.format())
-
-
-def _is_machinery(filename: str) -> bool:
-    return filename.startswith(("<frozen ", _OWN_FOLDER)) or filename == importlib.__file__
 
 
 def preload(spec: AppSpec) -> None:

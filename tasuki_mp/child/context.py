@@ -131,13 +131,13 @@ class Context:
                 return "timeout"
         return "shutdown" if reasons & wire.STOP_SHUTDOWN else None
 
-    def progress(self, fraction: float | None, note: str = "") -> None:
+    def progress(self, fraction: float | None, note: str | None = None) -> None:
         """Say how far the job is, from 0 to 1, and in words: `ctx.progress(0.4, "chunk 12 of 30")`.
 
         Whoever looks sees it within two seconds. Costs two or three microseconds: no need to say it rarely.
         """
         if self._board is not None:
-            self._board.progress((self.job_id, self.lease_no), fraction, note)
+            self._board.progress((self.job_id, self.lease_no), fraction, note or "")
 
     def checkpoint(self, state: Any, *, wait: bool = False) -> None:
         """Leave `state` for the next attempt of this job, in place of what was left before.

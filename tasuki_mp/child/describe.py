@@ -37,8 +37,10 @@ def describe(error: BaseException) -> ErrorInfo:
     match error:
         case PayloadError():
             kind = ErrorKind.BAD_PAYLOAD
-        case ResultError():
-            kind = ErrorKind.BAD_RESULT
+        case ResultError(kind=flaw, reason=reason):
+            # The value is at fault. Where that was noticed is this package's own code.
+            message = clip(storable(reason), MESSAGE_LIMIT)
+            return ErrorInfo(kind=ErrorKind.BAD_RESULT, type=flaw, message=message)
         case _:
             kind = ErrorKind.ERROR
     return ErrorInfo(
@@ -50,8 +52,6 @@ def describe(error: BaseException) -> ErrorInfo:
 
 
 def _type_name(error: BaseException) -> str:
-    if isinstance(error, ResultError):
-        return error.kind
     kind = type(error)
     module = getattr(kind, "__module__", "builtins")
     name = kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"

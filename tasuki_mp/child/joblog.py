@@ -1,4 +1,4 @@
-"""Which job a log record is of: put into the records of `logging`, and into structlog's context where that is loaded.
+"""Which job a log record is of: put into the records of `logging`, and into structlog's context where that is installed.
 
 Every record that is made while a handler runs, in whichever thread and by whatever library, has the attributes
 `tasuki_job` (its id), `tasuki_attempt` and `tasuki_handler`; outside of a job they are None.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
-from contextvars import Token
+from collections.abc import MutableMapping
+from contextvars import ContextVar, Token
+from importlib.util import find_spec
 from typing import Any, Final, TextIO
 
 from tasuki_mp import wire
@@ -19,7 +20,13 @@ JOB_LOGGER: Final = "tasuki_mp.job"
 
 # The names begin like that because `logging` refuses an `extra=` whose names are taken.
 _job: wire.RunJob | None = None
-Bound = Mapping[str, Token[Any]] | None
+_has_structlog = False
+# structlog takes every context variable whose name begins like that. Set before it is loaded, they are there for whoever
+# is the first to import it in a handler.
+_structlog_job: Final[ContextVar[int]] = ContextVar("structlog_tasuki_job")
+_structlog_attempt: Final[ContextVar[int]] = ContextVar("structlog_tasuki_attempt")
+_structlog_handler: Final[ContextVar[str]] = ContextVar("structlog_tasuki_handler")
+_bound: tuple[Token[int], Token[int], Token[str]] | None = None
 
 
 def install() -> None:
@@ -34,7 +41,9 @@ def install() -> None:
         record.tasuki_handler = None if job is None else job.handler
         return record
 
+    global _has_structlog  # noqa: PLW0603
     logging.setLogRecordFactory(make_with_job)
+    _has_structlog = find_spec("structlog") is not None
     if not logging.root.handlers:
         log = logging.getLogger(JOB_LOGGER)
         log.addHandler(_Plain())
@@ -42,23 +51,39 @@ def install() -> None:
             log.setLevel(logging.INFO)
 
 
-def begin(job: wire.RunJob) -> Bound:
+def begin(job: wire.RunJob) -> None:
     """What is logged from now on is this job's."""
-    global _job  # noqa: PLW0603  a process runs one job at a time, and its threads log for it too
+    global _job, _bound  # noqa: PLW0603  a process runs one job at a time, and its threads log for it too
     _job = job
-    # Who has not loaded it by now has not configured it either.
-    if (structlog := sys.modules.get("structlog.contextvars")) is None:
-        return None
-    bound: Bound = structlog.bind_contextvars(tasuki_job=job.id, tasuki_attempt=job.attempt, tasuki_handler=job.handler)
-    return bound
+    if _has_structlog:
+        _bound = (
+            _structlog_job.set(job.id),
+            _structlog_attempt.set(job.attempt),
+            _structlog_handler.set(job.handler),
+        )
 
 
-def end(bound: Bound) -> None:
+def end() -> None:
     """The job is over."""
-    global _job  # noqa: PLW0603
+    global _job, _bound  # noqa: PLW0603
     _job = None
-    if bound is not None and (structlog := sys.modules.get("structlog.contextvars")) is not None:
-        structlog.reset_contextvars(**bound)
+    if _bound is not None:
+        _structlog_job.reset(_bound[0])
+        _structlog_attempt.reset(_bound[1])
+        _structlog_handler.reset(_bound[2])
+        _bound = None
+
+
+def add_running_job(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor for `structlog.configure`: says in which job a record is made, in whichever thread.
+
+    Context variables do not reach threads that a handler starts; this does. Adds nothing outside of a job.
+    """
+    if (job := _job) is not None:
+        event.setdefault("tasuki_job", job.id)
+        event.setdefault("tasuki_attempt", job.attempt)
+        event.setdefault("tasuki_handler", job.handler)
+    return event
 
 
 class _Plain(logging.StreamHandler[TextIO]):

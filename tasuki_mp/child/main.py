@@ -167,8 +167,11 @@ class Child:
         self._meter.start(started)
         page[wire.PAGE_IN_HANDLER] = 1
         handlers.running_job = f"{job.handler} (job {job.id})"
-        bound = joblog.begin(job)
+        joblog.begin(job)
         self._tidiness.before(started)
+        if job.handler not in self._seen:
+            self._seen.add(job.handler)
+            self._tidiness.first_run(units=_units(job))
         handler = self._handlers.get(job.handler)
         followups = FollowUps()
         rows: list[JobRow] = []
@@ -188,19 +191,16 @@ class Child:
         if timeout is not None:
             self._backstop.disarm()
         handlers.running_job = None
-        joblog.end(bound)
+        joblog.end()
         page[wire.PAGE_IN_HANDLER] = 0
         ended = time.clock_gettime_ns(_CLOCK)
         used = self._meter.stop(ended)
-        if job.handler not in self._seen:
-            self._seen.add(job.handler)
-            self._tidiness.rebase()
         self._scratch.clear()
         output_end = self._output.settle()
         checkpoint = self._board.take((job.id, job.lease_no))
         retire = self._tidiness.verdict(started_ns=started, ended_ns=ended) or self._interrupts.retire or retire
         is_fixed = self._threads.is_fixed
-        if is_fixed and job.extras is not None and (job.extras.limits.cpus or 1) > 1:
+        if is_fixed and _units(job) > 1:
             retire = retire or "a library keeps the number of threads that its job had"
         recycle = self._tidiness.wish
         if checkpoint and isinstance(outcome, Returned):
@@ -214,7 +214,7 @@ class Child:
         return retire
 
     def _call(self, handler: Handler[..., Any], job: wire.RunJob, followups: FollowUps) -> Outcome:
-        cpus = job.extras.limits.cpus or 1 if job.extras is not None else 1
+        cpus = _units(job)
         injected: dict[str, Any] = {}
         for parameter, resource in handler.injections:
             if resource is None:
@@ -234,8 +234,8 @@ class Child:
                 )
             else:
                 if not self._resources.is_built(resource):
-                    self._resources.build(resource)
-                    self._tidiness.spare_processes()
+                    with self._tidiness.sparing():
+                        self._resources.build(resource)
                 injected[parameter] = self._resources.get(resource)
         function, is_async = runnable(handler, followups)
         enter: Callable[..., Any] = self._interrupts.call_async if is_async else self._interrupts.call
@@ -259,6 +259,11 @@ class Child:
         except OSError:
             # The job closed our sockets, or the supervisor is gone: nobody can learn anything from this process any more.
             os._exit(_LOST_SUPERVISOR)
+
+
+def _units(job: wire.RunJob) -> int:
+    """How many of the host's units it takes."""
+    return job.extras.limits.cpus or 1 if job.extras is not None else 1
 
 
 def _wait_to_be_killed() -> None:

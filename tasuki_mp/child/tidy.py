@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from typing import Final
 
 from tasuki_mp.child.clean import Baseline
@@ -20,6 +21,12 @@ PROBE_EVERY_NS: Final = 100_000_000
 PROBE_AFTER_NS: Final = 10_000_000
 FEW: Final = 16
 """Threads or descriptors above the baseline that are taken as a leak at once."""
+FIRST_THREADS: Final = 32
+"""That a handler's first job may leave: as many as a ThreadPoolExecutor starts at most if nobody says how many."""
+FIRST_THREADS_A_UNIT: Final = 4
+"""For jobs of many units: some native libraries, each with a pool of that size."""
+FIRST_DESCRIPTORS: Final = 64
+"""That a handler's first job may leave open."""
 PROBES_IN_A_ROW: Final = 3
 """A count that grew at so many probes in a row is a leak, however small."""
 GROWN: Final = 128 << 20
@@ -28,24 +35,40 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class Leak:
-    """Watches one count, whose baseline is its lowest value since the last job that ran something for the first time."""
+    """Watches one count. Its baseline is its lowest value, raised by what first runs and resources may keep."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._baseline: int | None = None
         self._last = 0
         self._grown = 0
+        self._before: int | None = None
+        self._room = 0
 
-    def rebase(self) -> None:
-        """A handler or resource ran for the first time: what its imports and caches keep open is no leak."""
-        self._baseline = None
-        self._grown = 0
+    def begin(self, count: int, room: int) -> None:
+        """A handler runs for the first time: `room` is what its imports and caches may keep open until the next look."""
+        if self._baseline is None:
+            self._baseline = self._last = count
+        self._before, self._room = count, room
+
+    def keep(self, more: int) -> None:
+        """So many more are no leak. What had leaked before them still is one."""
+        self._last += more
+        if self._baseline is not None:
+            self._baseline += more
+        if self._before is not None:
+            self._before += more
 
     def look(self, count: int) -> str:
         """Why the child should retire, or an empty string."""
         if self._baseline is None:
             self._baseline = self._last = count
             return ""
+        if self._before is not None:
+            rise, self._before = max(0, count - self._before), None
+            if rise > self._room:
+                return f"leaked {rise} {self._what}"
+            self.keep(rise)
         self._grown = self._grown + 1 if count > self._last else 0 if count < self._last else self._grown
         self._last = count
         self._baseline = min(self._baseline, count)
@@ -56,18 +79,31 @@ class Leak:
 
 
 class Growth:
-    """Watches the resident size; its baseline is the lowest since the last job that ran something for the first time."""
+    """Watches the resident size. Its baseline is the lowest, raised by what first runs and resources have added."""
 
     def __init__(self) -> None:
         self._baseline: int | None = None
+        self._before: int | None = None
         self._high = 0
 
-    def rebase(self) -> None:
-        self._baseline = None
-        self._high = 0
+    def begin(self, size: int) -> None:
+        """A handler runs for the first time: what it has loaded until the next look is no growth."""
+        if self._baseline is None:
+            self._baseline = size
+        self._before = size
+
+    def keep(self, more: int) -> None:
+        """So many more bytes are no growth."""
+        if self._baseline is not None:
+            self._baseline += more
+        if self._before is not None:
+            self._before += more
 
     def look(self, size: int) -> str:
         """Why the child should be replaced, or an empty string: at several looks in a row it was twice as large."""
+        if self._before is not None:
+            rise, self._before = max(0, size - self._before), None
+            self.keep(rise)
         if self._baseline is None or size < self._baseline:
             self._baseline = size
         above = size - self._baseline
@@ -91,18 +127,23 @@ class Tidiness:
         self.wish = ""
         """Why this child should be replaced when that can be done without haste, as of the last verdict; or empty."""
 
-    def spare_processes(self) -> None:
-        """What was just built may keep the processes that it started, and what it changed in this one."""
-        self.rebase()
+    def first_run(self, *, units: int) -> None:
+        """A handler begins to run for the first time here; the verdict on its job takes a close look."""
+        self._threads.begin(_count_threads(), max(FIRST_THREADS, FIRST_THREADS_A_UNIT * units))
+        self._descriptors.begin(_count_descriptors(), FIRST_DESCRIPTORS)
+        self._growth.begin(_resident())
+        self._last_probe = 0
+
+    @contextlib.contextmanager
+    def sparing(self) -> Iterator[None]:
+        """What is built meanwhile may keep what it opens and starts, and what it changes in this process."""
+        threads, descriptors, size = _count_threads(), _count_descriptors(), _resident()
+        yield
+        self._threads.keep(max(0, _count_threads() - threads))
+        self._descriptors.keep(max(0, _count_descriptors() - descriptors))
+        self._growth.keep(max(0, _resident() - size))
         self._baseline.take()
         self._spared = processes_below() if has_children() else frozenset()
-
-    def rebase(self) -> None:
-        """Take new baselines at the next probe."""
-        self._threads.rebase()
-        self._descriptors.rebase()
-        self._growth.rebase()
-        self._last_probe = 0
 
     def before(self, started_ns: int) -> None:
         """A job begins: if the one before it ended a while ago, and was not followed by a probe, make up for that.

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def exit_code_of(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
     if sys.platform == "win32":
-        _complain("tasuki-mp runs on Linux and macOS: it isolates jobs in forked processes. On Windows, run it in WSL")
+        _complain("jobs run on Linux, and enqueueing works on macOS too, but nothing on Windows: use WSL")
         return ExitCode.USAGE
     try:
         code = _invoke(arguments)

@@ -146,8 +146,8 @@ def run_on(
     with open_connection(dsn, config_file, name=action.verb) as (database, conn):
         say_which(database)
         if is_dry:
-            changed = drive(conn, change.count(action, which))
-        elif not is_sure and not _is_wanted(action, which, conn):
+            changed = drive(conn, change.count(action, which, parameters))
+        elif not is_sure and not _is_wanted(action, which, parameters, conn):
             click.echo("nothing was done", err=True)
             return ExitCode.OK
         else:
@@ -156,13 +156,15 @@ def run_on(
     return ExitCode.FAILED if "unknown" in changed.skipped else ExitCode.OK
 
 
-def _is_wanted(action: Action, which: JobFilter | Iterable[int], conn: Connection) -> bool:
+def _is_wanted(
+    action: Action, which: JobFilter | Iterable[int], parameters: Mapping[str, Any] | None, conn: Connection
+) -> bool:
     """Ask whoever can be asked: a filter may match more than was thought, and what is deleted is gone."""
     if not isinstance(which, JobFilter) and action is not change.DELETE:
         return True
     if not is_interactive():
         return True
-    number = drive(conn, change.count(action, which)).done
+    number = drive(conn, change.count(action, which, parameters)).done
     return number == 0 or click.confirm(f"{action.verb} {jobs_of(number)}?", err=True)
 
 

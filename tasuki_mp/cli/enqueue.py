@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +12,11 @@ import click
 import msgspec
 
 from tasuki_mp import migrate, sql
-from tasuki_mp.backoff import MAX_DELAY
 from tasuki_mp.cli.database import connected, database_options, open_database, say_which
 from tasuki_mp.cli.feed import Check
 from tasuki_mp.cli.lines import STDIN, format_of
 from tasuki_mp.cli.producing import Options, Run, dry_run, encoded, require_text
+from tasuki_mp.cli.selection import instant
 from tasuki_mp.errors import AppImportError, ConfigError, HandlerError, UnknownHandlerError
 from tasuki_mp.job import LOWEST_PRIORITY, NAME_PATTERN, JobRow
 from tasuki_mp.options import parse_duration
@@ -195,15 +195,7 @@ def _when(after: str | None, at_text: str | None) -> tuple[datetime | None, floa
         return None, _seconds("--after", after)
     if at_text is None:
         return None, 0.0
-    try:
-        at = datetime.fromisoformat(at_text)
-    except ValueError:
-        raise ConfigError(f"--at: {at_text!r} is no time; write it like 2027-01-01T00:00+09:00") from None
-    if at.tzinfo is None:
-        raise ConfigError(f"--at: {at_text!r} has no time zone; write it like {at_text}+09:00 or {at_text}Z")
-    if abs((at - datetime.now(UTC)).total_seconds()) > MAX_DELAY:
-        raise ConfigError(f"--at: {at_text!r} is more than a hundred years away")
-    return at, 0.0
+    return instant(at_text, "--at"), 0.0
 
 
 def _seconds(option: str, given: str) -> float:

@@ -117,10 +117,19 @@ def instant(given: str, option: str, *, also: str = "") -> datetime:
     except ValueError:
         raise ConfigError(f"{option}: {given!r} is no time; write it like 2027-01-01T00:00+09:00{also}") from None
     if at.tzinfo is None:
-        raise ConfigError(f"{option}: {given!r} has no time zone; write it like {given}+09:00 or {given}Z")
+        written = given if _is_time(f"{given}Z") else at.isoformat(timespec="minutes")  # a date alone takes no zone
+        raise ConfigError(f"{option}: {given!r} has no time zone; write it like {written}+09:00 or {written}Z")
     if abs((at - datetime.now(UTC)).total_seconds()) > MAX_DELAY:
         raise ConfigError(f"{option}: {given!r} is more than a hundred years away")
     return at
+
+
+def _is_time(given: str) -> bool:
+    try:
+        datetime.fromisoformat(given)
+    except ValueError:
+        return False
+    return True
 
 
 def queue_name(name: str | None, option: str) -> str | None:

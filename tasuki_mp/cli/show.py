@@ -101,7 +101,7 @@ def _lines(job: JobInfo, attempts: list[AttemptInfo], now: datetime) -> Iterator
         if when is not None:
             yield _field(name, text.instant(when, now))
     if job.started_at is not None and job.finished_at is not None:
-        yield _field("ran", text.duration((job.finished_at - job.started_at).total_seconds()))
+        yield _field("took", text.duration((job.finished_at - job.started_at).total_seconds()))
     if job.host is not None:
         slot = f", slot {job.slot}" if job.slot is not None else ""
         yield _field("runs on", f"{escape(job.host)}{f', pid {job.pid}' if job.pid is not None else ''}{slot}")
@@ -133,15 +133,15 @@ def _state(job: JobInfo) -> str:
 
 
 def _attempt(attempt: AttemptInfo, now: datetime) -> Iterator[str]:
-    ran = ""
+    took = ""
     if attempt.started_at is not None:
-        ran = f", ran {text.duration((attempt.ended_at - attempt.started_at).total_seconds())}"
+        took = f", took {text.duration((attempt.ended_at - attempt.started_at).total_seconds())}"
     if attempt.kind == "release" and attempt.started_at is not None:
         meaning = "interrupted and given back"
     else:
         meaning = _MEANINGS.get(attempt.kind, escape(attempt.kind))
     yield f"attempt {attempt.attempt}  {meaning}"
-    yield _field("ended", text.instant(attempt.ended_at, now) + ran)
+    yield _field("ended", text.instant(attempt.ended_at, now) + took)
     yield from _ending("error", attempt.error, attempt.usage, attempt.output)
 
 

@@ -39,6 +39,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     rows: Sequence[Sequence[Cell | str]]
     note: str = ""
     """A line below it."""
+    spare: Sequence[str] = ()
+    """Headings of columns that a narrow screen goes without, before any column gives way; the first goes first."""
 
     def plain(self) -> str:
         """Aligned text without any escape sequence, as wide as it needs to be. Without rows only title and note."""
@@ -57,9 +59,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         if self.rows:
             headings = [Cell(heading, "dim") for heading, _ in self.columns]
             cells = [headings, *([_safe(cell) for cell in row] for row in self.rows)]
-            used = [index for index in range(len(self.columns)) if any(row[index].text for row in cells)]
+            widest = [max(len(row[index].text) for row in cells) for index in range(len(self.columns))]
+            used = self._used([index for index, wide in enumerate(widest) if wide], widest, width)
             aligns = [self.columns[index][1] for index in used]
-            widths = _fit([max(len(row[index].text) for row in cells) for index in used], aligns, width)
+            widths = _fit([widest[index] for index in used], aligns, width)
             for row in cells:
                 line: list[tuple[str, str]] = []
                 for index, align, room in zip(used, aligns, widths, strict=True):
@@ -68,6 +71,14 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
                 yield line
         if self.note:
             yield [(self.note, "dim")]
+
+    def _used(self, columns: list[int], widest: list[int], most: int | None) -> list[int]:
+        """These columns without as many of the spare ones as must go."""
+        for heading in self.spare:
+            if most is None or sum(widest[index] + GAP for index in columns) - GAP <= most:
+                break
+            columns = [index for index in columns if self.columns[index][0] != heading]
+        return columns
 
 
 def _safe(cell: Cell | str) -> Cell:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BAR: Final = 10
 """Columns of a progress bar."""
+_JOB: Final = 3
+"""The column of a slot's job."""
 KEYS: Final = "↑↓ choose · c cancel · s stack · l logs · q quit"
 _ARROWS: Final = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down", b"k": "up", b"j": "down"}
 
@@ -58,6 +60,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     queues: list[QueueDepth]
     rate: float | None
     hosts: int
+    nobody: str = "nobody works on this database"
+    """What there is to say if there are no lines."""
 
 
 @click.command(short_help="Watch the fleet live.")
@@ -254,7 +258,11 @@ def gather(conn: look.Connection, before: dict[str, Answered], answers: Sequence
             if was is not None and last is not None and slot.cpu is not None and last.cpu is not None:
                 share = max(0.0, slot.cpu - last.cpu) / max(0.001, answer.view.at - was.at)
             lines.append(_line(answer.host, slot, share, running.get(slot.job_id or 0)))
-    return Page(lines=lines, queues=queues, rate=sum(rates) if rates else None, hosts=len({a.host for a in answers}))
+    page = Page(lines=lines, queues=queues, rate=sum(rates) if rates else None, hosts=len({one.host for one in lines}))
+    if host is None or not answers:
+        return page
+    there = ", ".join(sorted({answer.host for answer in answers}))
+    return msgspec.structs.replace(page, nobody=f"nobody works on this database on {host}, but on {there}")
 
 
 def _line(host: str, slot: SlotView, share: float | None, job: RunningJob | None) -> Line:
@@ -278,11 +286,9 @@ def drawn(page: Page, width: int, height: int, chosen: int | None) -> Text:
     body = slots.rich(width)
     if chosen is not None:
         parts = body.split("\n")
-        marked = f" {chosen} "
-        for part in parts:
-            if marked in f" {part.plain} ":
+        for part, row in zip(parts[2:], slots.rows, strict=False):  # behind title and headings; perhaps a note follows
+            if row[_JOB] == str(chosen):
                 part.stylize("reverse")
-                break
         body = Text("\n").join(parts)
     return Text("\n\n").join([queues.rich(width), body])
 
@@ -328,7 +334,8 @@ def tables(page: Page, *, room: int | None) -> list[Table]:
             ("NOTE", "left"),
         ],
         rows=[_row(line) for line in lines],
-        note=f"and {hidden} more slots" if hidden > 0 else "" if page.lines else "nobody works on this database",
+        note=f"and {hidden} more slots" if hidden > 0 else "" if page.lines else page.nobody,
+        spare=("SHARED", "OWN"),
     )
     return [queue_table, slot_table]
 

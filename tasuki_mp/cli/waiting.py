@@ -47,8 +47,8 @@ class Outcome(msgspec.Struct, frozen=True):
     def code(self) -> ExitCode:
         if self.left:
             return ExitCode.TIMEOUT
-        completed = self.ended.get("completed")
-        return ExitCode.OK if completed is not None and completed.jobs == self.jobs else ExitCode.NOT_COMPLETED
+        completed = self.ended["completed"].jobs if "completed" in self.ended else 0
+        return ExitCode.OK if completed == self.jobs else ExitCode.NOT_COMPLETED
 
     @property
     def counts(self) -> dict[str, int]:

@@ -12,6 +12,8 @@ import psycopg
 from tasuki_mp import sql
 from tasuki_mp.errors import DatabaseError
 from tasuki_mp.job import Job
+from tasuki_mp.store import produce
+from tasuki_mp.store.steps import Step, Steps
 
 CREATE: Final = sql.query("create_batch")
 SEAL: Final = sql.query("seal_batch")
@@ -25,6 +27,9 @@ RESULTS: Final = sql.query("batch_results")
 PARTS: Final = sql.query("map_parts")
 DEPEND: Final = sql.query("depend")
 _OPEN: Final = sql.query("open_batches")
+
+PORTION: Final = 1000
+"""Jobs that one statement cancels, or tries again."""
 
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -80,6 +85,46 @@ def status(row: tuple[Any, ...] | None) -> BatchStatus | None:
 def line(row: tuple[Any, ...]) -> BatchLine:
     """A row of LIST."""
     return BatchLine(**dict(zip(BatchLine.__struct_fields__, row, strict=True)))
+
+
+def look(id: int) -> Steps[BatchStatus | None]:
+    """How a batch stands; one that is over ends by that."""
+    rows = yield Step(LOOK, {"id": id})
+    found = status(rows[0]) if rows else None
+    if found is not None and found.is_sealed and not found.has_ended and not found.pending and not found.running:
+        # Nobody may be there who would: whoever waits for the end brings it about.
+        yield Step(CLOSE, {"ids": [id]})
+        rows = yield Step(LOOK, {"id": id})
+        found = status(rows[0]) if rows else None
+    return found
+
+
+def cancel(id: int) -> Steps[int]:
+    """Cancel all jobs of a batch that have not ended; how many there were."""
+    canceled, behind = 0, 0
+    while rows := (yield Step(LIVE_IDS, {"id": id, "behind": behind, "most": PORTION})):
+        ids = [job_id for (job_id,) in rows]
+        yield Step(produce.CANCEL, produce.cancel_parameters(ids))
+        canceled += len(ids)
+        behind = ids[-1]
+    yield from look(id)
+    return canceled
+
+
+def retry(id: int) -> Steps[int]:
+    """Try the failed and canceled jobs of a batch again; how many."""
+    retried = 0
+    while True:
+        rows = yield Step(RETRY, {"id": id, "most": PORTION})
+        count = int(rows[0][0]) if rows else 0
+        retried += count
+        if count < PORTION:
+            return retried
+
+
+def listed(name: str | None, before: int | None, limit: int) -> Steps[list[BatchLine]]:
+    """The newest batches, or those of one name, with ids below `before`."""
+    return [line(row) for row in (yield Step(LIST, {"name": name, "before": before, "most": limit}))]
 
 
 def follow_up(job: Job | None) -> str | None:

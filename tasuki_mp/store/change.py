@@ -23,6 +23,7 @@ from tasuki_mp.store.steps import Pause, Step, Steps
 _ENSURE_PARTITIONS: Final = sql.query("ensure_partitions")
 _LOCK_RETRIES: Final = sql.query("lock_retries")
 _STATES: Final = sql.query("look_states")
+_COPIES: Final = sql.query("look_copies")
 
 PORTION: Final = 1000
 _TRIES: Final = 6
@@ -80,15 +81,24 @@ def meant(action: Action, which: JobFilter) -> JobFilter:
     return msgspec.structs.replace(which, states=states)
 
 
-def count(action: Action, which: JobFilter | Iterable[int]) -> Steps[Changed]:
+def count(
+    action: Action, which: JobFilter | Iterable[int], parameters: Mapping[str, Any] | None = None
+) -> Steps[Changed]:
     """What the action would most likely do, without doing anything."""
     counts: Counter[str] = Counter()
+    copies: dict[int, int] = {}
+    is_once = action is RETRY and not (parameters or {}).get("again")
     if isinstance(which, JobFilter):
         which = meant(action, which)
         cursor: int | None = None
         while True:
             found = yield from page(which, limit=10 * PORTION, cursor=cursor)
-            counts.update(forecast(action, job.state) for job in found.jobs)
+            foreseen = {job.id: forecast(action, job.state) for job in found.jobs}
+            if is_once and foreseen:
+                ends = [job.finished_at for job in found.jobs if job.finished_at is not None]
+                made = yield Step(_COPIES, {"ids": list(foreseen), "first": min(ends, default=None)})
+                foreseen |= {job_id: "retried before" for job_id, _ in made}
+            counts.update(foreseen.values())
             cursor = found.cursor
             if cursor is None:
                 break
@@ -97,11 +107,16 @@ def count(action: Action, which: JobFilter | Iterable[int]) -> Steps[Changed]:
         states: dict[int, State] = {}
         asked = sorted(set(which))
         for start in range(0, len(asked), PORTION):
-            rows = yield Step(_STATES, {"ids": asked[start : start + PORTION]})
+            ids = asked[start : start + PORTION]
+            rows = yield Step(_STATES, {"ids": ids})
             states |= {job_id: State(state) for job_id, state in rows}
+            if is_once:
+                made = yield Step(_COPIES, {"ids": ids, "first": None})
+                copies |= {row[0]: row[1] for row in made}
         verdicts = {job_id: forecast(action, states.get(job_id)) for job_id in asked}
+        verdicts |= {job_id: "retried before" for job_id in copies if verdicts[job_id] == action.usual}
         counts.update(verdicts.values())
-    return _changed(action, counts, verdicts)
+    return _changed(action, counts, verdicts, copies)
 
 
 def forecast(action: Action, state: State | None) -> str:

@@ -34,6 +34,8 @@ MOST_DRAWN: Final = 100_000
 _PIECE: Final = 64 * 1024
 """Bytes sent at once. The kernel's buffer holds several of them: the server reads while the next one is being made."""
 
+SOON: Final = timedelta(minutes=1)
+"""Supervisors are told of jobs that will be due by then; of others they learn by their polls."""
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -158,6 +160,9 @@ class Copied:
         self._batch = _TEXT_HEAD.pack(-1) if batch_id is None else _BIGINT.pack(8, batch_id)
         self._ranges: list[range] = []
         self._queues: set[str] = set()
+        self._soon: set[str] = set()
+        """Those with jobs that will be due before long."""
+        self._begun = _EPOCH
         self._since: datetime | None = None
         self._keyed: list[tuple[int, JobRow]] = []
         self._block: list[range] = []
@@ -218,7 +223,8 @@ class Copied:
         self, drawn: Sequence[int | None], rows: Sequence[JobRow]
     ) -> Generator[tuple[bytes, dict[str, Any]], list[tuple[Any, ...]], list[int]]:
         """Insert rows and whatever follows them; the ids of the jobs that stand for them."""
-        self._queues.update(row.queue for row in rows if row.scheduled_at is None and not row.delay)
+        for row in rows:
+            self._note(row, row.scheduled_at or self._begun + timedelta(seconds=row.delay), self._begun)
         reply = yield produce.ENQUEUE_KEYED, produce.keyed_parameters(rows, drawn, is_told=False)
         standing = [produce.standing(answer) for answer in reply]
         new = [job_id for job_id, is_new in standing if is_new]
@@ -236,15 +242,21 @@ class Copied:
         return [job_id for job_id, _ in standing]
 
     def _begin(self, draw: Draw) -> datetime:
-        now = draw.now()
+        now = self._begun = draw.now()
         self._since = self._since or now
         return now
+
+    def _note(self, row: JobRow, due: datetime, now: datetime) -> None:
+        """Somebody may have to hear of this."""
+        if due <= now:
+            self._queues.add(row.queue)
+        elif due < now + SOON:
+            self._soon.add(row.queue)
 
     def _shared(self, row: JobRow, now: datetime) -> bytes:
         """The fields that many jobs share."""
         due = row.scheduled_at or now + timedelta(seconds=row.delay)
-        if due <= now:
-            self._queues.add(row.queue)
+        self._note(row, due, now)
         return b"".join(
             (
                 _DUE.pack(_FIELDS, 8, (due - _EPOCH) // _MICROSECOND),
@@ -260,8 +272,10 @@ class Copied:
 
     @property
     def tell_parameters(self) -> dict[str, Any] | None:
-        """The parameters of TELL; None when nobody has to be told, because nothing is due yet."""
-        return {"queues": sorted(self._queues), "since": self._since} if self._queues else None
+        """The parameters of TELL; None when nobody has to be told, because nothing is due before long."""
+        if not self._queues and not self._soon:
+            return None
+        return {"queues": sorted(self._queues), "soon": sorted(self._soon), "since": self._since}
 
     @property
     def ids(self) -> IdRanges:

@@ -67,7 +67,7 @@ def is_told_apart(row: JobRow) -> bool:
 
 def tell_parameters(row: JobRow) -> dict[str, Any]:
     """The parameters of TELL for a job that is due now."""
-    return {"queues": [row.queue], "since": None}
+    return {"queues": [row.queue], "soon": [], "since": None}
 
 
 def keyed_parameters(rows: Sequence[JobRow], ids: Sequence[int | None], *, is_told: bool) -> dict[str, Any]:

@@ -180,34 +180,23 @@ async def fire(
         if not rows:
             return Fired(None, [], [])
         at: datetime = rows[0][0]
-        decided: list[Mine] = []
-        ticks: list[tuple[str, datetime, TickVerdict, int]] = []
-        for mine in map(_mine, rows):
-            what = schedule.decide(mine.times, after=mine.decided_until, now=at)
-            if what is None:
-                decided.append(mine)
-                continue
-            decided.append(mine._replace(decided_until=what.until))
-            if what.missed is not None:
-                ticks.append((mine.name, what.missed, "missed", what.passed_over))
-            for index, tick in enumerate(what.fired):
-                is_first = index == 0 and what.missed is None
-                ticks.append((mine.name, tick, "fired", what.passed_over if is_first else 0))
-        if not ticks:
+        decided, parameters = _decided(rows, owner)
+        if parameters is None:
             return Fired(at, decided, [])
-        cursor = await conn.execute(
-            _FIRE,
-            {
-                "owner": owner,
-                "schedules": [tick[0] for tick in ticks],
-                "ticks": [tick[1] for tick in ticks],
-                "verdicts": [tick[2] for tick in ticks],
-                "passed_overs": [tick[3] for tick in ticks],
-            },
-        )
+        cursor = await conn.execute(_FIRE, parameters)
         written = [Ticked(*row[:4]) for row in await cursor.fetchall()]
         before_commit()
     return Fired(at, decided, written)
+
+
+def fire_own(
+    owner: UUID, *, names: Sequence[str], handlers: Sequence[str], now: datetime | None
+) -> Steps[list[Ticked]]:
+    """The same for all that an application with these schedules and handlers has to mind, in the caller's transaction."""
+    own = [row[1] for row in (yield Step(_LOOK_OWN, {"names": list(names), "handlers": list(handlers)}))]
+    rows = yield Step(_TAKE, {"names": [name for name in own if name is not None], "now": now})
+    _, parameters = _decided(rows, owner)
+    return [] if parameters is None else [Ticked(*row[:4]) for row in (yield Step(_FIRE, parameters))]
 
 
 async def trim(conn: AsyncConnection, *, keep: int = TICKS_KEPT, limit: int = 5000) -> int:
@@ -253,6 +242,28 @@ def run(name: str) -> Steps[int | None]:
 def pause(name: str, *, is_paused: bool) -> Steps[bool]:
     """Pause a schedule, or let it go on; False if there is no such schedule."""
     return bool((yield Step(_PAUSE, {"name": name, "is_paused": is_paused})))
+
+
+def _decided(rows: Sequence[tuple[Any, ...]], owner: UUID) -> tuple[list[Mine], dict[str, Any] | None]:
+    """Schedules that were taken, as they stand when their due ticks are decided; and what FIRE is told, if there are any."""
+    decided: list[Mine] = []
+    ticks: list[tuple[str, datetime, TickVerdict, int]] = []
+    for row in rows:
+        mine = _mine(row)
+        what = schedule.decide(mine.times, after=mine.decided_until, now=row[0])
+        if what is None:
+            decided.append(mine)
+            continue
+        decided.append(mine._replace(decided_until=what.until))
+        if what.missed is not None:
+            ticks.append((mine.name, what.missed, "missed", what.passed_over))
+        for index, tick in enumerate(what.fired):
+            is_first = index == 0 and what.missed is None
+            ticks.append((mine.name, tick, "fired", what.passed_over if is_first else 0))
+    if not ticks:
+        return decided, None
+    columns = ("schedules", "ticks", "verdicts", "passed_overs")
+    return decided, {"owner": owner, **dict(zip(columns, map(list, zip(*ticks, strict=True)), strict=True))}
 
 
 def _mine(row: tuple[Any, ...]) -> Mine:

@@ -22,7 +22,7 @@ Rows: TypeAlias = Sequence[tuple[Any, ...]]
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One statement. With `first`, that one precedes it in the same transaction."""
+    """One statement. With `first`, that one precedes it in the same transaction, with the same parameters."""
 
     query: bytes | sql.Composed
     parameters: dict[str, Any] | None = None
@@ -90,7 +90,7 @@ def _do(conn: psycopg.Connection[Any], cursor: psycopg.Cursor[TupleRow], step: S
     else:
         # In a caller's transaction both belong to that; `transaction()` would end one that has not begun yet.
         with conn.transaction() if conn.autocommit else nullcontext():
-            cursor.execute(step.first, prepare=False)
+            cursor.execute(step.first, step.parameters, prepare=False)
             cursor.execute(step.query, step.parameters, prepare=False)
     return () if cursor.description is None else cursor.fetchall()
 
@@ -105,6 +105,6 @@ async def _do_async(
         await cursor.execute(step.query, step.parameters, prepare=False)
     else:
         async with conn.transaction() if conn.autocommit else nullcontext():
-            await cursor.execute(step.first, prepare=False)
+            await cursor.execute(step.first, step.parameters, prepare=False)
             await cursor.execute(step.query, step.parameters, prepare=False)
     return () if cursor.description is None else await cursor.fetchall()

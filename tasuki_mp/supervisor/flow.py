@@ -214,6 +214,13 @@ class Flow:
         if not self.outbox:
             self._maybe_idle()
 
+    def outbox_has_room(self) -> None:
+        self._has_room()
+
+    def goes_again(self) -> None:
+        if self.leaser is not None:
+            self.leaser.look_ahead()
+
     # ── from the keeper ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def saying(self) -> Iterator[Running]:

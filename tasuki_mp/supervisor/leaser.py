@@ -1,7 +1,8 @@
 """The leaser: takes due jobs when there is room for them, woken by a freed slot, a notification, a due time or the poll.
 
 One lease at a time, on its own connection. Short scans begin at the watermark; a full scan comes at least every half
-minute. While nothing is due, the poll only asks when something will be, which looks at everything as a full scan does.
+minute. While nothing is due, the poll only asks when something will be, which looks at everything as a full scan does. The
+same is asked when jobs have come that will be due before long.
 Notifications are hints: throttled, and never relied on.
 """
 
@@ -22,7 +23,7 @@ from tasuki_mp.job import PRIORITIES, Lease
 from tasuki_mp.limits import Reach
 from tasuki_mp.store import upkeep, work
 from tasuki_mp.store.words import in_words
-from tasuki_mp.supervisor import clock, tasks
+from tasuki_mp.supervisor import clock, tasks, watermark
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.link import Link, UnavailableError
@@ -102,8 +103,13 @@ class Leaser:
         """Whether that scan took more than the host could start at once."""
         self._room_timer: asyncio.TimerHandle | None = None
         self._hint_timer: asyncio.TimerHandle | None = None
-        self._is_poll = False
-        """Whether it is time that brings us to look, and nothing else."""
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._due_at = float("inf")
+        """When the next job was due, as of the last look."""
+        self._next_look = float("-inf")
+        """When we may look again: that takes a hundredth of the time at most."""
+        self._is_look_wanted = False
+        """Whether to ask first what is due and will be: time has brought us here, or we know of jobs that are not due yet."""
         self._limited: list[str] = []
         """Those of our queues that have limits, as of the last look."""
         self._looked_at = float("-inf")
@@ -119,10 +125,10 @@ class Leaser:
 
     async def stop(self) -> None:
         """Lease no more. A lease that is on its way is abandoned: its rows are found and given back as unknown."""
-        for timer in (self._room_timer, self._hint_timer):
+        for timer in (self._room_timer, self._hint_timer, self._look_timer):
             if timer is not None:
                 timer.cancel()
-        self._room_timer = self._hint_timer = None
+        self._room_timer = self._hint_timer = self._look_timer = None
         if self._task is not None:
             await tasks.end(self._task)
             self._task = None
@@ -163,6 +169,24 @@ class Leaser:
             self._hint_timer.cancel()
         self._hint_timer = asyncio.get_running_loop().call_later(AFTER_NOTIFICATION, self._wake.set)
 
+    def hint_ahead(self, *, queue: str) -> None:
+        """Somebody says that jobs will be due in this queue before long."""
+        if queue in self._queues:
+            self.look_ahead()
+
+    def look_ahead(self) -> None:
+        """Find out when the next job is due: sooner, it may be, than the last look has told."""
+        self._is_look_wanted = True
+        rest = self._next_look - clock.now()
+        if rest <= 0:
+            self._wake.set()
+        elif self._look_timer is None:
+            self._look_timer = asyncio.get_running_loop().call_later(rest, self._may_look)
+
+    def _may_look(self) -> None:
+        self._look_timer = None
+        self._wake.set()
+
     def look_everywhere(self) -> None:
         """Scan from the beginning at the next opportunity: notifications may have been missed, or jobs were let go."""
         self._is_full_wanted = True
@@ -192,7 +216,8 @@ class Leaser:
                 logs.event(logging.WARNING, "lease refused", sqlstate=error.sqlstate, error=in_words(error))
                 await self._link.pause()
                 continue
-            self._is_poll = wait > 0 and not await tasks.wait_at_most(self._wake, wait) and wait >= self._poll
+            if wait > 0 and not await tasks.wait_at_most(self._wake, wait):
+                self._is_look_wanted = True
 
     async def _lease_once(self) -> float:
         """One scan, if there is room; returns the seconds to wait for the next unless something wakes us."""
@@ -205,7 +230,9 @@ class Leaser:
         if wanted <= 0:
             return self._poll
         now = clock.now()
-        if self._is_poll and not self._limited and self._marks.may_full_scan(now):
+        has_looked = self._is_look_wanted and not self._limited and now >= self._next_look
+        if has_looked:
+            self._is_look_wanted = False
             ahead = await self._look_ahead()
             if not ahead.is_any_due and not self._limited:
                 return self._until(ahead, since=now)
@@ -217,7 +244,10 @@ class Leaser:
                 return 0.0
         if leases or not is_full:
             self._is_full_wanted = True
-            later = self._marks.next_full_scan() - clock.now()
+            if leases and has_looked:
+                self.look_ahead()  # these were due; others may be before long
+            now = clock.now()
+            later = min(self._marks.next_full_scan(), self._due_at if self._due_at > now else float("inf")) - now
             return max(SOONEST, min(later, self._poll)) if later > 0 else 0.0
         self._is_full_wanted = False
         ahead = await self._look_ahead()
@@ -237,8 +267,12 @@ class Leaser:
 
     async def _look_ahead(self) -> upkeep.Ahead:
         """When the next job is due, as far as that can be said; learns by the way which queues have limits."""
+        began = clock.now()
         ahead = await self._link.call(upkeep.next_due, queues=self._queues, reach=self._events.reach())
         self._looked_at = clock.now()
+        if self._server_time is not None:  # the first finds every cache cold
+            self._next_look = self._looked_at + watermark.FULL_SCAN_SHARE * (self._looked_at - began)
+        self._due_at = float("inf") if ahead.seconds is None else self._looked_at + ahead.seconds
         self._server_time = (ahead.looked_at, self._looked_at)
         if ahead.limited != self._limited:
             self._limited = ahead.limited

@@ -32,6 +32,9 @@ class ListenerEvents(Protocol):
     def jobs_hinted(self, queue: str, look_back: float) -> None:
         """Jobs may be due in this queue, since up to `look_back` seconds."""
 
+    def jobs_ahead(self, queue: str) -> None:
+        """Jobs of this queue will be due before long."""
+
     def cancel_hinted(self) -> None:
         """Somebody asked to cancel a job that we run."""
 
@@ -86,7 +89,9 @@ class Listener:
         match channel:
             case "tasuki_job":
                 queue, _, back = payload.rpartition(" ")
-                if queue and back.isdigit() and len(back) < 12:
+                if queue and back == "ahead":
+                    self._events.jobs_ahead(queue)
+                elif queue and back.isdigit() and len(back) < 12:
                     self._events.jobs_hinted(queue, int(back) / 1000)
             case "tasuki_cancel" if payload == self._owner:
                 self._events.cancel_hinted()

@@ -87,6 +87,12 @@ class OutboxEvents(Protocol):
     def batches_touched(self, ids: set[int]) -> None:
         """Jobs of these batches have ended for good."""
 
+    def outbox_has_room(self) -> None:
+        """It was full, and is no more."""
+
+    def goes_again(self) -> None:
+        """A job is pending again, and may be due before long."""
+
 
 class Outbox:
     """Entries keyed by (id, lease_no), oldest first; bounded by whoever looks at `is_full` before leasing more."""
@@ -177,10 +183,11 @@ class Outbox:
         while True:
             await self._wanted.wait()
             wait = flushed_at + min(LONGEST_FLUSH, max(FLUSH_EVERY, FLUSH_SHARE * took)) - clock.now()
-            if wait > 0 and not self._enough.is_set():
+            if wait > 0 and len(self._entries) < BATCH and not self._enough.is_set():
                 await tasks.wait_at_most(self._enough, wait)
             self._enough.clear()
             batch = list(islice(self._entries.values(), BATCH))
+            was_full = self.is_full
             started = clock.now()
             try:
                 await self._flush(batch)
@@ -194,9 +201,14 @@ class Outbox:
                 await self._link.pause()
             flushed_at = clock.now()
             took = flushed_at - started
+            self._tell_room(was_full=was_full)
             if not self._entries:
                 self._wanted.clear()
                 self._look_empty()
+
+    def _tell_room(self, *, was_full: bool) -> None:
+        if was_full and not self.is_full:
+            self._events.outbox_has_room()
 
     def _look_empty(self) -> None:
         if not len(self):
@@ -206,11 +218,13 @@ class Outbox:
         while True:
             await self._alone_wanted.wait()
             entry = next(iter(self._alone_entries.values()))
+            was_full = self.is_full
             try:
                 await self._finish_alone(entry)
             except (UnavailableError, psycopg.Error) as error:
                 logs.event(logging.WARNING, "finish failed, will send again", job=entry.lease.id, error=in_words(error))
                 await self._alone.pause()
+            self._tell_room(was_full=was_full)
             if not self._alone_entries:
                 self._alone_wanted.clear()
                 self._look_empty()
@@ -286,6 +300,8 @@ class Outbox:
             logs.event(logging.WARNING, "outcome came too late, dropped", job=id, lease_no=lease_no)
         elif verdict == "duplicate":
             logs.event(logging.INFO, "outcome was written before, its reply was lost", job=id, lease_no=lease_no)
+        if done.kind in {"retry", "snooze"}:
+            self._events.goes_again()
 
     async def _refused(self, batch: list[Entry], error: psycopg.Error) -> None:
         code = error.sqlstate or ""

@@ -35,6 +35,7 @@ from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Nursery
 from tasuki_mp.supervisor.closer import Closer
 from tasuki_mp.supervisor.commands import Commands
+from tasuki_mp.supervisor.dispatch import READY_MOST
 from tasuki_mp.supervisor.drain import Drain
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
@@ -198,7 +199,7 @@ class Supervisor:
             finish_link,
             Alone(config.dsn, owner=me.owner),
             owner=me.owner,
-            bound=2048 + 10 * config.procs,
+            bound=2 * READY_MOST + 10 * config.procs,
             events=flow,
             metrics=self._metrics,
             hooks=self._hooks,
@@ -416,6 +417,9 @@ class Supervisor:
 
     def jobs_hinted(self, queue: str, look_back: float) -> None:
         self._leaser.hint(queue=queue, look_back=look_back)
+
+    def jobs_ahead(self, queue: str) -> None:
+        self._leaser.hint_ahead(queue=queue)
 
     def cancel_hinted(self) -> None:
         self._flow.heartbeat.beat_now()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tasuki_mp.testing.inline import Run, declare, drain, run_due
     from tasuki_mp.testing.sandbox import Sandbox, Server
     from tasuki_mp.testing.seen import EnqueuedJob, assert_enqueued, assert_not_enqueued, enqueued
+    from tasuki_mp.testing.ticks import fire_ticks
 
 __all__ = [
     "EnqueuedJob",
@@ -22,6 +23,7 @@ __all__ = [
     "declare",
     "drain",
     "enqueued",
+    "fire_ticks",
     "run_due",
 ]
 
@@ -29,6 +31,7 @@ _MODULES = {
     "inline": ("Run", "declare", "drain", "run_due"),
     "sandbox": ("Sandbox", "Server"),
     "seen": ("EnqueuedJob", "assert_enqueued", "assert_not_enqueued", "enqueued"),
+    "ticks": ("fire_ticks",),
 }
 
 

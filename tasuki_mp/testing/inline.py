@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, Literal
@@ -35,7 +35,7 @@ from tasuki_mp.limits import NONE, Limits, Reach, read_limits
 from tasuki_mp.outcome import AskedSnooze, Outcome, Returned, settle
 from tasuki_mp.payload import FlawError
 from tasuki_mp.statefile import CHECKPOINT_LIMIT
-from tasuki_mp.store import batches, bulk, upkeep, work
+from tasuki_mp.store import batches, bulk, schedules, upkeep, work
 from tasuki_mp.store.bulk import Intake
 from tasuki_mp.store.steps import Step, Steps, drive
 
@@ -44,6 +44,7 @@ _LEASE_FOR: Final = 86_400.0
 
 _CLOCK: Final = sql.query("clock")
 _NEXT: Final = sql.query("next_job")
+_PUT_OFF: Final = sql.query("put_off")
 
 Connection = psycopg.Connection[Any]
 Decision = Literal["completed", "failed", "canceled", "retry", "snooze", "release", "gone"]
@@ -77,7 +78,7 @@ def run_due(
 ) -> list[Run]:
     """Run every job of the application's handlers that is due, and those that become due by that, until none is.
 
-    In the order of priority, due time and id; `now` is the instant that counts instead of the database's clock.
+    In the order of priority, due time and id; `now` is what time it is instead of the database's, and goes on from there.
     `resources` stand in for the application's own, by name. An exception is recorded as in production, retries included;
     with `raises=True` it is raised as well. Raises RuntimeError when jobs go on for more than `limit` runs.
     """
@@ -98,10 +99,13 @@ def drain(
 
 
 def declare(app: Application, conn: Connection) -> None:
-    """Make the application's handlers known to the database, as a supervisor's start does, for enqueueing from SQL."""
+    """Make the application's handlers and schedules known to the database, as a supervisor's start does."""
     app.registry.check()
     infos = [handler.info for handler in app.registry.handlers.values()]
     drive(conn, _step(Step(upkeep.REGISTER_HANDLERS, upkeep.handler_parameters(infos, app.version))))
+    if found := app.registry.schedule_infos():
+        parameters = schedules.register_parameters(found, source="app", version=app.version)
+        drive(conn, _step(Step(schedules.REGISTER, parameters)))
 
 
 def _step(step: Step) -> Steps[None]:
@@ -122,31 +126,38 @@ def _runs(
     owner = uuid4()
     with closing(_Resources(app, resources or {})) as built, tempfile.TemporaryDirectory(prefix="tasuki-mp-") as folder:
         count = 0
+        ahead = timedelta() if now is None else now - drive(conn, _clock())
         while True:
-            lease, now_there = drive(conn, _next(app, owner, now, is_patient=is_patient))
+            lease, ahead = drive(conn, _next(app, owner, ahead, is_patient=is_patient))
             if lease is None:
                 return
-            # Where time has jumped, it does not go back.
-            now = now_there if is_patient else now
             count += 1
             if count > limit:
                 raise RuntimeError(f"more than {limit} runs, the last of {lease.handler!r}: do its jobs never end?")
-            run = _run(app, conn, owner, lease, built, Scratch(folder))
+            run = _run(app, conn, owner, lease, built, Scratch(folder), ahead)
             yield run
             if raises and run.exception is not None:
                 raise run.exception
 
 
-def _next(app: Application, owner: UUID, now: datetime | None, *, is_patient: bool) -> Steps[tuple[Lease | None, Any]]:
-    """The next job under a lease, and the time it is by then."""
+def _clock() -> Steps[datetime]:
+    ((now,),) = yield Step(_CLOCK)
+    instant: datetime = now
+    return instant
+
+
+def _next(
+    app: Application, owner: UUID, ahead: timedelta, *, is_patient: bool
+) -> Steps[tuple[Lease | None, timedelta]]:
+    """The next job under a lease, and how much later than on the database's clock it is by then."""
     names = tuple(app.registry.handlers)
-    if now is None:
-        ((now,),) = yield Step(_CLOCK)
+    now = (yield from _clock()) + ahead
     rows = yield Step(_NEXT, {"handlers": list(names), "now": now, "is_patient": is_patient})
     if not rows:
-        return None, now
+        return None, ahead
     queue, priority, is_limited, due = rows[0]
-    now = max(now, due)
+    if due > now:
+        now, ahead = due, ahead + (due - now)  # where time has jumped, it does not go back
     if is_limited:
         query = work.LEASE_LIMITED
         place: dict[str, Any] = {"queue": queue, "owner": owner, "lease_for": _LEASE_FOR, "most": 1, "now": now}
@@ -156,10 +167,18 @@ def _next(app: Application, owner: UUID, now: datetime | None, *, is_patient: bo
         entry = work.LeaseEntry(queue=queue, priority=priority, limit=1)
         parameters = work.lease_parameters(owner, _LEASE_FOR, [entry], Reach(names), 1, now)
     leased = yield Step(query, parameters)
-    return (Lease(*leased[0]) if leased else None), now
+    return (Lease(*leased[0]) if leased else None), ahead
 
 
-def _run(app: Application, conn: Connection, owner: UUID, lease: Lease, resources: _Resources, scratch: Scratch) -> Run:
+def _run(
+    app: Application,
+    conn: Connection,
+    owner: UUID,
+    lease: Lease,
+    resources: _Resources,
+    scratch: Scratch,
+    ahead: timedelta,
+) -> Run:
     handler = app.registry.handlers[lease.handler]
     limits = read_limits(lease.limits) if lease.limits is not None else NONE
     board = _Board()
@@ -187,7 +206,7 @@ def _run(app: Application, conn: Connection, owner: UUID, lease: Lease, resource
             value = _call(handler, lease.payload, context, resources, followups)
             outcome = answer.to_value(value, limit=app.max_result)
             if isinstance(outcome, Returned | AskedSnooze):
-                rows = _rows(followups)
+                rows = _later(_rows(followups), ahead)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a handler may raise anything; Ctrl-C and pytest's own go on
         exception = error
         outcome = answer.to_error(error, handler, lease.attempt)
@@ -202,6 +221,8 @@ def _run(app: Application, conn: Connection, owner: UUID, lease: Lease, resource
         plain = [row for row in rows if row.is_plain]
         steps = _finish(owner, lease, handler, limits, outcome, ran_for, checkpoint, value, exception, plain)
         run = drive(conn, steps)
+        if run.decision in {"retry", "snooze"} and ahead:
+            drive(conn, _step(Step(_PUT_OFF, {"id": lease.id, "ahead": ahead})))
         intake = Intake(row for row in rows if not row.is_plain and run.decision in {"completed", "snooze"})
         if intake:
             bulk.insert(conn, intake, is_ours=False)
@@ -220,6 +241,12 @@ def _rows(followups: FollowUps) -> list[JobRow]:
         return rows
     with closing(Spool(os.dup(spool))) as written:
         return list(written.rows())
+
+
+def _later(rows: list[JobRow], ahead: timedelta) -> list[JobRow]:
+    """Jobs that are put off count from the test's clock: by so much later."""
+    seconds = ahead.total_seconds()
+    return [msgspec.structs.replace(row, delay=max(0.0, row.delay + seconds)) if row.delay else row for row in rows]
 
 
 def _finish(

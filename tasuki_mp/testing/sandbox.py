@@ -6,22 +6,26 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from tasuki_mp import embedded
 from tasuki_mp.app import Tasuki
-from tasuki_mp.client import Client
+from tasuki_mp.batching import Batch
+from tasuki_mp.client import Client, IdRanges, JobHandle
 from tasuki_mp.handlers import Handler
+from tasuki_mp.job import Job, row_of
 from tasuki_mp.migrate import migrate
-from tasuki_mp.testing import inline, seen
+from tasuki_mp.store.schedules import Ticked
+from tasuki_mp.testing import inline, seen, ticks
 from tasuki_mp.testing.inline import Run
 from tasuki_mp.testing.seen import EnqueuedJob, What
 
@@ -93,6 +97,29 @@ def server(dsn: str | None = None) -> Iterator[Server]:
         shutil.rmtree(folder)
 
 
+class _ClockedClient(Client):
+    """Puts jobs off by a clock that is ahead of the database's."""
+
+    def __init__(self, dsn: str, ahead: Callable[[], timedelta]) -> None:
+        super().__init__(dsn)
+        self._ahead = ahead
+
+    def enqueue(self, job: Job, conn: psycopg.Connection[Any] | None = None) -> JobHandle:
+        return super().enqueue(self._later(job), conn)
+
+    def enqueue_many(self, jobs: Iterable[Job], conn: psycopg.Connection[Any] | None = None) -> IdRanges:
+        return super().enqueue_many(map(self._later, jobs), conn)
+
+    def enqueue_batch(self, jobs: Iterable[Job], conn: psycopg.Connection[Any] | None = None, **options: Any) -> Batch:
+        return super().enqueue_batch(map(self._later, jobs), conn, **options)
+
+    def _later(self, job: Job) -> Job:
+        row = row_of(job)
+        if not row.delay:
+            return job
+        return Job(msgspec.structs.replace(row, delay=row.delay + self._ahead().total_seconds()))
+
+
 class Sandbox:
     """A database of one test's own, and a clock that it may set."""
 
@@ -122,7 +149,7 @@ class Sandbox:
         """The same application; until the end of the test it enqueues into this database, and its handlers are known."""
         if not any(used is app for used, _ in self._apps):
             self._apps.append((app, app._client))
-            app._client = Client(self.dsn)
+            app._client = _ClockedClient(self.dsn, lambda: self._offset)
             app.load()
             inline.declare(app, self.conn)
         return app
@@ -134,7 +161,7 @@ class Sandbox:
         return row[0] + self._offset if row is not None else datetime.now(UTC)
 
     def travel(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> datetime:
-        """Let so much time go by; what time it is then. Jobs that are enqueued later still count from the real clock."""
+        """Let so much time go by; what time it is then. For an application in `use`, jobs that are put off count from it."""
         step = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
         if step < timedelta():
             raise ValueError("time goes forward only: a job that is due stays due")
@@ -158,6 +185,10 @@ class Sandbox:
     def drain(self, app: Tasuki, *, resources: Mapping[str, Any] | None = None, raises: bool = False) -> list[Run]:
         """Run all jobs, whenever they are due; see `tasuki_mp.testing.drain`."""
         return inline.drain(self.use(app), self.conn, now=self.now, resources=resources, raises=raises)
+
+    def fire_ticks(self, app: Tasuki) -> list[Ticked]:
+        """Decide the ticks that are due now, and insert their jobs; see `tasuki_mp.testing.fire_ticks`."""
+        return ticks.fire_ticks(self.use(app), self.conn, now=self.now)
 
     def enqueued(self, handler: Handler[..., Any] | str | None = None) -> list[EnqueuedJob]:
         """The jobs that wait, of one handler or of all."""

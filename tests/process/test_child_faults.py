@@ -158,6 +158,20 @@ def test_a_pill_is_failed_after_three_deaths_and_the_others_run_once(supervised:
         assert runs(conn, job_id) == []
 
 
+def test_while_a_pill_is_taken_the_others_go_on(supervised: Supervised, conn: Conn) -> None:
+    with conn.transaction():
+        ids = jobs.fill(conn, 400, handler="pid")
+        pill = jobs.add(conn, handler="large_pill", priority=0, max_attempts=20)
+
+    last = jobs.wait_final(conn, pill)
+
+    assert (last["attempt"], last["error"]["kind"]) == (10, "poison")
+    rows = [jobs.wait_final(conn, job_id) for job_id in ids]
+    meanwhile = sum(row["finished_at"] < last["finished_at"] for row in rows)
+    assert meanwhile > 300, "ten deaths take longer than hundreds of jobs do in the other slot"
+    assert {(row["attempt"], row["crashes"]) for row in rows} == {(1, 0)}
+
+
 def test_recursion_in_c_ends_one_job(supervised: Supervised, conn: Conn) -> None:
     error = run(conn, "recurse", max_attempts=1)["error"]
 
@@ -179,6 +193,21 @@ def test_a_child_that_cannot_be_understood_any_more_is_killed(
     wait_gone(victim.pid)
     row = jobs.wait_final(conn, victim.job)
     assert (row["status"], row["error"]["kind"], row["error"]["signal"]) == ("failed", "crash", "SIGKILL")
+
+
+@pytest.mark.parametrize("part", ["half", "header"])
+def test_a_child_that_dies_in_the_middle_of_a_frame_has_crashed(
+    supervised: Supervised, conn: Conn, door: Door, part: str
+) -> None:
+    sibling, victim = puppet(conn, door), puppet(conn, door)
+
+    victim.ask(f"die_in_mid_frame {part}")
+
+    row = jobs.wait_final(conn, victim.job)
+    assert (row["status"], row["crashes"], row["error"]["signal"]) == ("failed", 1, "SIGKILL")
+    assert run(conn, "pid")["result"] not in {victim.pid, sibling.pid}, "while its sibling is busy"
+    sibling.tell("return unharmed")
+    assert jobs.wait_final(conn, sibling.job)["result"] == "unharmed"
 
 
 # ── what stops it ─────────────────────────────────────────────────────────────────────────────────────────────────────

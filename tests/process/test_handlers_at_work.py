@@ -110,6 +110,15 @@ def test_enqueueing_inside_a_handler_is_refused_with_the_way_to_do_it(conn: Conn
     assert "ctx.enqueue" in row["last_error"]["message"]
 
 
+def test_structlog_knows_the_job_also_where_a_handler_is_the_first_to_import_it(
+    conn: Conn, supervised: Supervised
+) -> None:
+    for _ in range(2):
+        job = add(conn, "log_structured")
+        facts = {"tasuki_job": job, "tasuki_attempt": 1, "tasuki_handler": "log_structured"}
+        assert result_of(conn, job) == [{"event": event, **facts} for event in ("handler", "task", "thread")]
+
+
 @pytest.mark.parametrize("size", [0, 100_000, 900_000])
 def test_payloads_of_every_size_arrive(conn: Conn, supervised: Supervised, size: int) -> None:
     assert result_of(conn, add(conn, "length", text="x" * size)) == size

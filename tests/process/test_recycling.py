@@ -1,7 +1,8 @@
-"""A child that is replaced works on until the one that takes its place stands ready."""
+"""When a child is replaced; until the one that takes its place stands ready, it works on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,60 @@ def test_the_replacement_is_ready_before_the_old_child_goes(
         wait_gone(first.pid)
         assert supervised.stop() == 0, "while perhaps another one is coming"
     invariants.check(conn)
+
+
+FIRST = """
+import os, threading
+from tasuki_mp import Tasuki
+app = Tasuki()
+kept = []
+
+@app.resource
+def opened():
+    return [os.open(os.devnull, os.O_RDONLY) for _ in range(100)]
+
+def leave(threads, descriptors):
+    for _ in range(threads):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    kept.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(descriptors))
+    return os.getpid()
+
+@app.handler
+def plain(threads: int = 0, descriptors: int = 0):
+    return leave(threads, descriptors)
+
+@app.handler
+def with_resource(opened, threads: int = 0, descriptors: int = 0):
+    return leave(threads, descriptors)
+"""
+
+
+@pytest.fixture
+def first(dsn: str, tmp_path: Path) -> Iterator[Supervised]:
+    """A supervisor with one slot, whose child has run nothing."""
+    tmp_path.joinpath("first_app.py").write_text(FIRST, encoding="utf-8")
+    with Supervised(dsn, "--poll", "20ms", "--app-dir", str(tmp_path), app="first_app:app") as supervised:
+        supervised.started()
+        yield supervised
+        assert supervised.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "reason"),
+    [({"threads": 40}, "leaked 40 threads"), ({"descriptors": 80}, "leaked 80 file descriptors")],
+    ids=["threads", "descriptors"],
+)
+def test_a_handlers_first_job_in_a_child_may_not_leave_all_it_likes(
+    first: Supervised, conn: Conn, left: dict[str, int], reason: str
+) -> None:
+    row = jobs.wait_final(conn, jobs.add(conn, handler="plain", payload=left))
+    first.event("child is replaced", reason=reason)
+    wait_gone(row["result"])
+
+
+def test_what_first_imports_and_resources_keep_open_costs_no_child(first: Supervised, conn: Conn) -> None:
+    def run(handler: str, **payload: int) -> int:
+        return int(jobs.wait_final(conn, jobs.add(conn, handler=handler, payload=payload))["result"])
+
+    pid = run("plain", threads=20, descriptors=30)
+    assert {run("with_resource", threads=20, descriptors=30), *(run("plain") for _ in range(5))} == {pid}

@@ -110,6 +110,31 @@ def test_an_application_whose_import_always_fails_is_given_up(
     invariants.check(conn, [job_id])
 
 
+@pytest.mark.parametrize(
+    ("options", "app", "words"),
+    [
+        (
+            ("--preload", "json", "--preload", "nosuch.mod"),
+            "door:app",
+            "the module 'nosuch.mod' of --preload could not",
+        ),
+        ((), "nosuch:app", "the application 'nosuch:app' could not be imported:"),
+    ],
+)
+def test_what_could_not_be_imported_is_named_without_the_machinery(
+    dsn: str, options: tuple[str, ...], app: str, words: str
+) -> None:
+    with Supervised(dsn, *options, app=f"tests.support.{app}" if app == "door:app" else app) as supervised:
+        assert supervised.wait() == ExitCode.APP
+        lines = supervised.further_lines()
+
+    complaint = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("tasuki-mp: ")) :])
+    assert words in complaint
+    assert complaint.endswith("ModuleNotFoundError: No module named 'nosuch'")
+    assert "importlib" not in complaint
+    assert "Traceback" not in complaint
+
+
 APP_AT_THE_DOOR = """
 import os, socket
 from tasuki_mp import Tasuki

@@ -117,7 +117,7 @@ def test_an_interrupted_child_runs_no_other_job(supervised: Supervised, conn: Co
     assert pid not in {jobs.wait_final(conn, job_id)["usage"]["pid"] for job_id in ids}
 
 
-def test_a_retry_may_have_more_time(supervised: Supervised, conn: Conn) -> None:
+def test_a_retry_has_the_same_time(supervised: Supervised, conn: Conn) -> None:
     job_id = add(conn, "go_on", "sleep", limits={"soft_timeout": 0.2, "timeout": 60}, max_attempts=2)
 
     error = error_of(conn, job_id)
@@ -148,6 +148,20 @@ def test_at_the_timeout_it_is_killed_and_its_stack_is_recorded(
     assert float(error["message"].split()[2]) >= 0.5
     assert "thread" not in (jobs.wait_final(conn, job_id)["output"] or "")
     assert ("in burn" if how == "burn" else "in select" if how == "await" else "in spin") in error["stack"]
+
+
+def test_a_rule_gives_a_retry_more_time(supervised: Supervised, conn: Conn) -> None:
+    job_id = jobs.add(conn, handler="persist", max_attempts=3)
+
+    error = error_of(conn, job_id)
+
+    errors = [*(attempt["error"] for attempt in jobs.history(conn, job_id)), error]
+    assert [each["message"].partition("; ")[2] for each in errors] == [
+        f"its timeout is {seconds} s" for seconds in ("0.2", "0.3", "0.45")
+    ]
+    assert all(
+        float(each["message"].split()[2]) >= seconds for each, seconds in zip(errors, (0.2, 0.3, 0.45), strict=True)
+    )
 
 
 def test_a_stopped_child_is_killed_all_the_same(supervised: Supervised, conn: Conn) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tasuki_mp import Client
-from tasuki_mp.errors import ScheduleError
+from tasuki_mp import Client, ScheduleError, Tasuki
 from tasuki_mp.job import Job, JobRow
 from tasuki_mp.schedule import ScheduleInfo, info
 from tasuki_mp.store import schedules
@@ -188,6 +187,22 @@ def test_what_a_client_stores_is_minded_by_who_knows_the_handler(conn: Conn, dsn
             client.schedule_job(Job(JOB).unique(), "@daily", name="stored")
         assert client.remove_schedule("stored")
         assert not client.remove_schedule("stored")
+
+
+@pytest.fixture
+def application(dsn: str) -> Iterator[Tasuki]:
+    it = Tasuki(dsn=dsn)
+    yield it
+    it.client.close()
+
+
+def test_what_an_application_schedules_at_run_time_is_stored(conn: Conn, application: Tasuki) -> None:
+    application.schedule_job(Job(JOB), "@daily", name="stored")
+    with conn.transaction(force_rollback=True):
+        application.schedule_job(Job(JOB), "@hourly", name="taken-back", conn=conn)
+    (row,) = drive(conn, schedules.look())
+    assert (row.name, row.timetable, row.source) == ("stored", "@daily", "client")
+    assert application.registry.schedules == {}
 
 
 def test_a_client_does_not_take_the_name_of_an_application(conn: Conn, dsn: str, declare: Callable[..., None]) -> None:

@@ -41,3 +41,9 @@ def note(path: str) -> None:
     """Append a line."""
     with open(path, "a", encoding="utf-8") as file:
         file.write("noted\n")
+
+
+@app.handler(queue="maps")
+def fat(n: int) -> str:
+    """Three thousand characters."""
+    return f"{n}".ljust(3000)

@@ -6,9 +6,10 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tasuki_mp import Backoff, Cancel, Context, Retry, Snooze, Tasuki
+from tasuki_mp import Backoff, Cancel, Context, Retry, Snooze, Tasuki, add_running_job
 
 app = Tasuki(version="7")
 
@@ -33,8 +34,12 @@ def ask(what: str, ctx: Context) -> Any:
     match what:
         case "retry" if ctx.attempt == 1:
             return Retry()
+        case "retry soon" if ctx.attempt == 1:
+            return Retry(0.2)
         case "snooze" if ctx.lease_no == 1:
             return Snooze(0)
+        case "snooze shortly" if ctx.lease_no == 1:
+            return Snooze(0.2)
         case "cancel":
             return Cancel("no longer wanted")
     return {"attempt": ctx.attempt, "is_last": ctx.is_last_attempt, "lease_no": ctx.lease_no, "queue": ctx.queue}
@@ -48,6 +53,27 @@ def _after(_attempt: int, error: BaseException) -> float:
 def picky(error: str) -> None:
     """Raise by name: what follows is up to the exception's type."""
     raise {"OSError": OSError, "ValueError": ValueError, "TypeError": TypeError}[error](error)
+
+
+@app.handler
+def log_structured() -> list[dict[str, Any]]:
+    """What a library that is imported only here puts into its records: in this thread, in a task, and in a thread."""
+    import structlog
+
+    seen: list[dict[str, Any]] = []
+
+    def note(_logger: object, _method: str, event: Any) -> Any:
+        seen.append(dict(event))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, note])
+    log = structlog.get_logger()
+    log.info("handler")
+    asyncio.run(asyncio.to_thread(log.info, "task"))
+    structlog.configure(processors=[add_running_job, note])
+    with ThreadPoolExecutor() as pool:
+        pool.submit(log.info, "thread").result()
+    return seen
 
 
 @app.handler

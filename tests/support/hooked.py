@@ -229,6 +229,13 @@ def _break(mutant: str) -> None:
             from tasuki_mp.supervisor import rescue
 
             rescue.has_served_quarantine = lambda **_: True
+        case "deaf to cancels":
+            from tasuki_mp.supervisor.supervisor import Supervisor
+
+            def pass_over(self: Supervisor) -> None:
+                return
+
+            Supervisor.cancel_hinted = pass_over  # type: ignore[method-assign]  # that is what a mutant does
         case "an outbox for two":
             from tasuki_mp.supervisor.outbox import Outbox
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NoReturn
 
-from tasuki_mp import Backoff, Context, Retry, Tasuki
+from tasuki_mp import Backoff, Context, Retry, Tasuki, wire
+from tasuki_mp.outcome import Returned
 from tests.support.shapes import SHAPES
 
 app = Tasuki()
@@ -97,16 +98,28 @@ def close_all() -> NoReturn:
     burn()
 
 
-def babble() -> NoReturn:
-    """Send what is no frame to the supervisor, and go on in C for ever."""
+def _send(packet: bytes) -> None:
+    """Send that to the supervisor, as if it were an outcome."""
     for fd in map(int, os.listdir("/proc/self/fd")):
         try:
             with socket.socket(fileno=os.dup(fd)) as sock:
                 if sock.type == socket.SOCK_SEQPACKET:
-                    sock.send(b"Fgarbage")
+                    sock.send(packet)
         except OSError:
             continue  # no socket, or not connected any more
+
+
+def babble() -> NoReturn:
+    """Send what is no frame to the supervisor, and go on in C for ever."""
+    _send(b"Fgarbage")
     burn()
+
+
+def die_in_mid_frame(part: str) -> None:
+    """Be killed when that much of an outcome is sent: its "half", or the "header" of one whose body was to follow."""
+    outcome = wire.pack(wire.Finished(1, 1, Returned('"half done"'), 1, 2, wire.Used(1, 1, 1, 1), 0))
+    _send({"half": outcome[: len(outcome) // 2], "header": b"L"}[part])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def burn() -> NoReturn:
@@ -143,7 +156,7 @@ _COMES_BACK: dict[str, Callable[..., None]] = {
 }
 _DOES_NOT: dict[str, Callable[..., object]] = {
     "exit": lambda code: os._exit(int(code)),
-    **{act.__name__: act for act in (close_all, babble, burn, hang, kill)},
+    **{act.__name__: act for act in (close_all, babble, die_in_mid_frame, burn, hang, kill)},
 }
 
 
@@ -210,6 +223,12 @@ def pid() -> int:
 @app.handler(max_attempts=20, backoff=AT_ONCE)
 def pill() -> None:
     """Kill the process, every time."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@app.handler(max_attempts=20, max_crashes=10, backoff=AT_ONCE)
+def large_pill() -> None:
+    """The same, more often."""
     os.kill(os.getpid(), signal.SIGSEGV)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from tasuki_mp import Backoff, Canceled, Context, SoftTimeout, Tasuki
+from tasuki_mp import Backoff, Canceled, Context, Retry, SoftTimeout, Tasuki
 
 app = Tasuki()
 AT_ONCE = Backoff(factor=0)
@@ -107,6 +107,12 @@ def withstand(how: str) -> None:
 def unasked(how: str) -> None:
     """Has nothing to say in a cancel."""
     withstand.function(how)
+
+
+@app.handler(backoff=AT_ONCE, timeout=0.2, on_timeout=Retry(timeout="x1.5"))
+def persist() -> None:
+    """Need more time at each attempt."""
+    spin()
 
 
 @app.handler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import subprocess
@@ -13,12 +14,12 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from tasuki_mp import Client, MapError
+from tasuki_mp import AsyncClient, Client, MapError
 from tests.support import jobs
-from tests.support.batched import alone, note, picky, square
+from tests.support.batched import alone, fat, note, picky, square
 from tests.support.hooked import Supervised, supervisors
 from tests.support.program import Program
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_for_row, wait_until
 
 Conn = psycopg.Connection[tuple[Any, ...]]
 APP = "tests.support.batched:app"
@@ -45,6 +46,63 @@ def test_a_map_gives_its_results_in_order_and_cuts_quick_items_into_few_jobs(
     row = conn.execute("SELECT count(*) FROM tasuki.job_archive WHERE status = 'completed'").fetchone()
     assert row is not None
     assert row[0] < 300
+
+
+def test_a_map_of_large_results_ends_whatever_its_chunks(dsn: str, conn: Conn, client: Client) -> None:
+    with Supervised(dsn, app=APP, procs=2) as supervised:
+        supervised.started()
+        assert [int(result) for result in client.map(fat, range(1000), progress=False)] == list(range(1000))
+        assert conn.execute("SELECT FROM tasuki.job_archive WHERE status = 'failed'").fetchall() == []
+        mapped = client.map(fat, range(1000), chunk=500, progress=False)
+        assert [int(result) for result in mapped] == list(range(1000))
+        assert [int(result) for result in client.map(fat, id=mapped.id, progress=False)] == list(range(1000))
+        status = client.batch(mapped.id).wait(10)
+    assert status.is_successful
+    assert (status.total, status.completed) == (8, 8)
+
+
+def test_a_map_gives_results_before_its_last_item_is_there(dsn: str, client: Client) -> None:
+    with Supervised(dsn, app=APP, procs=2) as supervised:
+        supervised.started()
+        results = client.map(square, itertools.count(), progress=False)
+        assert list(itertools.islice(results, 500)) == [n * n for n in range(500)]
+
+
+def test_a_map_for_asyncio(dsn: str) -> None:
+    async def use() -> None:
+        async with AsyncClient(dsn) as client:
+            mapped = client.map(square, range(1000), progress=False)
+            assert [result async for result in mapped] == [n * n for n in range(1000)]
+            again = client.map(square, id=await mapped.begin(), ordered=False, progress=False)
+            assert sorted([result async for result in again]) == [n * n for n in range(1000)]
+            with pytest.raises(MapError, match="there is no map"):
+                await client.map(picky, id=await mapped.begin()).begin()
+
+    with Supervised(dsn, app=APP, procs=2) as supervised:
+        supervised.started()
+        asyncio.run(use())
+
+
+def test_an_interrupted_map_for_asyncio_says_how_to_go_on(dsn: str, conn: Conn) -> None:
+    async def use() -> None:
+        async with AsyncClient(dsn) as client:
+            mapped = client.map(square, range(3), progress=False)
+            task = asyncio.create_task(anext(mapped))
+            await asyncio.to_thread(wait_for_row, conn, "SELECT 1 FROM tasuki.job")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await task
+            assert f"id={await mapped.begin()}" in caught.value.__notes__[0]
+
+    asyncio.run(use())
+
+
+def test_a_map_that_nobody_used_leaves_nothing(conn: Conn, client: Client) -> None:
+    mapped = client.map(square, range(10))
+    assert conn.execute("SELECT FROM tasuki.batch").fetchall() == []
+    used = mapped.id
+    assert used == mapped.id
+    assert conn.execute("SELECT id FROM tasuki.batch").fetchall() == [(used,)]
 
 
 def test_a_map_through_a_pool_of_one_connection(dsn: str) -> None:

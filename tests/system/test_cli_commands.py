@@ -142,6 +142,8 @@ def test_enqueue_refuses_a_payload_before_it_asks_the_database(
         (["--after", "soon"], "--after: 'soon' is no duration"),
         (["--at", "tomorrow"], "--at: 'tomorrow' is no time"),
         (["--at", "2027-01-01T00:00"], "has no time zone; write it like 2027-01-01T00:00+09:00"),
+        (["--at", "2027-01-01"], "write it like 2027-01-01T00:00+09:00 or 2027-01-01T00:00Z"),
+        (["--at", "2027-01-01T08"], "write it like 2027-01-01T08+09:00 or 2027-01-01T08Z"),
         (["--at", "2327-01-01T00:00Z"], "more than a hundred years"),
         (["--at", "2027-01-01T00:00Z", "--after", "1h"], "not both"),
         (["--priority", "4"], "4 is not in the range"),
@@ -307,7 +309,7 @@ def test_show_every_attempt(tasuki: Tasuki, dsn: str, conn: Connection) -> None:
         ("4", "taken back from a supervisor that fell silent"),
         ("5", "to be tried again"),
     ]
-    assert shown.count("ran 1m 30s") == 5
+    assert shown.count("took 1m 30s") == 5, "the usage has how long the handler ran"
     assert shown.count("usage       pid 7, cpu 1.2 s") == 5
     assert "error       SIGSEGV: died\n            kind crash, signal SIGSEGV\n" in shown
     assert "output\n  | said\\x1b[31m this\n" in shown

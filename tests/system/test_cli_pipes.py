@@ -287,6 +287,16 @@ def test_jobs_that_were_canceled_or_deleted_have_not_completed(dsn: str, conn: C
         ]
 
 
+def test_of_no_jobs_all_have_completed(tasuki: Tasuki, dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "jobs.jsonl"
+    file.touch()
+    command = ("enqueue", "h", "--queue", "q", "--file", file, "--wait", "--dsn", dsn)
+    ended = tasuki(*command)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    said = tasuki(*command, "--batch", "nightly", "--json")
+    assert (said.code, said.json["jobs"], said.json["completed"], said.json["left"]) == (0, 0, 0, 0)
+
+
 def test_waiting_outlives_a_lost_connection(dsn: str, conn: Conn) -> None:
     with waiter(dsn, "{}", "--lock", "nightly") as program:
         job_id = int(program.line())

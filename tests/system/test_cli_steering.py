@@ -82,6 +82,8 @@ def test_filters_pages_and_json(tasuki: Tasuki, dsn: str, shop: dict[str, int]) 
         (["move", "7", "--to", "a b"], "--to: 'a b' is no queue name"),
         (["reschedule", "7"], "when? Give --at or --after"),
         (["reschedule", "7", "--at", "2027-01-01T00:00"], "has no time zone"),
+        (["reschedule", "7", "--at", "2027-01-01"], "or 2027-01-01T00:00Z"),
+        (["jobs", "list", "--since", "2027-01-01"], "or 2027-01-01T00:00Z"),
         (["queue", "pause", "a b"], "QUEUE: 'a b' is no queue name"),
         (["queue", "keep", "a", "1s"], "less than a minute"),
         (["prune", "--keep-failed", "2h"], "must be a day or more, or forever"),

@@ -139,6 +139,14 @@ def test_a_person_is_asked_before_many_jobs_are_changed(dsn: str, conn: Connecti
         assert "deleted: 3 jobs" in screen.read_all()
 
 
+def test_a_person_is_told_that_a_file_has_no_jobs(dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "j.jsonl"
+    file.touch()
+    with terminal("enqueue", "h", "--file", str(file), "--queue", "q", "--wait", "--dsn", dsn) as screen:
+        assert "0 jobs enqueued in" in screen.read_all()
+        assert screen.process.wait() == 0
+
+
 def test_a_person_sees_how_far_it_is_and_may_stop_waiting(dsn: str, conn: Connection, tmp_path: Path) -> None:
     file = tmp_path / "j.jsonl"
     file.write_text("{}\n" * 3)

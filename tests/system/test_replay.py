@@ -35,6 +35,16 @@ def test_a_pending_job_runs_here_and_stays_as_it_is(dsn: str, conn: Conn) -> Non
     assert jobs.live(conn, job_id) == before
 
 
+def test_an_application_that_is_not_there_is_named_and_no_machinery_shown(dsn: str, conn: Conn) -> None:
+    job_id = jobs.add(conn, handler="later", payload={"text": "words"})
+    code, lines = _replay(dsn, str(job_id), "--app", "nosuch:app")
+    assert code == 5
+    assert lines == [
+        "tasuki-mp: the application 'nosuch:app' could not be imported:",
+        "ModuleNotFoundError: No module named 'nosuch'",
+    ]
+
+
 def test_what_it_raises_is_shown_from_the_handler_on(dsn: str, conn: Conn) -> None:
     job_id = jobs.add(conn, handler="picky", payload={"error": "ValueError"})
     code, lines = _replay(dsn, str(job_id), "--app", APP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from typing import Any
 
@@ -35,6 +36,15 @@ def test_as_text_it_names_every_slot_and_its_job(dsn: str, conn: Conn) -> None:
         assert "hold" in found
         assert "MiB" in found
         visitor.tell("return done")
+
+
+def test_a_host_that_nobody_works_on_is_said_to_be_that(dsn: str) -> None:
+    with Supervised(dsn) as supervised:
+        supervised.started()
+        with Program("-m", "tasuki_mp", "top", "--host", "nosuch", env={"TASUKI_DSN": dsn}) as program:
+            assert program.wait() == 0
+            last = program.further_lines()[-1]
+    assert last == f"nobody works on this database on nosuch, but on {socket.gethostname()}"
 
 
 def test_a_job_is_looked_into_and_canceled_by_keys(dsn: str, conn: Conn) -> None:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tasuki_mp import Backoff, Cancel, Client, Context, EnqueueInHandlerError, FailedJob, Job, Retry, Snooze, Tasuki
-from tasuki_mp.testing import assert_enqueued, assert_not_enqueued, declare, drain, enqueued, run_due
+from tasuki_mp.testing import assert_enqueued, assert_not_enqueued, declare, drain, enqueued, fire_ticks, run_due
 from tests.support.jobs import final, history, live
 
 Conn = psycopg.Connection[Any]
@@ -326,3 +326,70 @@ def test_a_unique_key_that_is_taken_fails_the_job_that_asked_to_hear_of_it(own: 
     (run,) = run_due(shop, own)
     assert (run.decision, type(run.exception).__name__) == ("failed", "ConflictError")
     assert_enqueued(own, note, count=1)
+
+
+# ── the test's clock ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+planned = Tasuki()
+
+
+@planned.handler
+def leaf(name: str) -> str:
+    return name
+
+
+@planned.schedule("every 1h", name="hourly")
+def sweep(tick: dt.datetime) -> Iterator[Job]:
+    yield leaf.job(f"{tick:%H:%M}").after(hours=1)
+
+
+planned.schedule_job(leaf.job("daily"), "@daily", name="daily")
+
+
+@planned.handler(backoff=Backoff(factor=100), max_attempts=2)
+def flaky(ctx: Context) -> int:
+    if ctx.attempt == 1:
+        raise ValueError("once")
+    return ctx.attempt
+
+
+def test_ticks_fire_in_the_caller_s_transaction_and_what_they_yield_comes_by_the_same_clock(
+    own: Conn, conn: Conn
+) -> None:
+    assert fire_ticks(planned, own) == []
+    declared = own.execute("SELECT decided_until FROM tasuki.schedule WHERE name = 'hourly'").fetchone()
+    assert declared is not None
+    start = declared[0].astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    now = start + dt.timedelta(hours=1, seconds=1)
+    ticks = fire_ticks(planned, own, now=now)
+    (hourly,) = [tick for tick in ticks if tick.schedule == "hourly"]
+    assert (hourly.tick, hourly.verdict) == (start + dt.timedelta(hours=1), "fired")
+    assert fire_ticks(planned, own, now=now) == []
+    assert [run.job_id for run in run_due(planned, own, now=now) if run.handler == "sweep"] == [hourly.job_id]
+    assert run_due(planned, own, now=now + dt.timedelta(minutes=59)) == []
+    (run,) = run_due(planned, own, now=now + dt.timedelta(minutes=61))
+    assert run.value == f"{hourly.tick:%H:%M}"
+    assert conn.execute("SELECT FROM tasuki.schedule").fetchall() == []
+
+
+def test_ticks_that_are_too_late_are_one(own: Conn) -> None:
+    declare(planned, own)
+    now = dt.datetime.now(dt.UTC) + dt.timedelta(days=10)
+    at = now.replace(minute=30)
+    assert sorted(tick.schedule for tick in fire_ticks(planned, own, now=at)) == ["daily", "hourly"]
+
+
+def test_another_attempt_waits_by_the_test_s_clock(own: Conn, client: Client) -> None:
+    client.enqueue(flaky.job(), own)
+    now = dt.datetime.now(dt.UTC) + dt.timedelta(days=8)
+    (first,) = run_due(planned, own, now=now)
+    assert (first.decision, first.delay > 60) == ("retry", True)
+    assert run_due(planned, own, now=now + dt.timedelta(seconds=first.delay - 5)) == []
+    (second,) = run_due(planned, own, now=now + dt.timedelta(seconds=first.delay + 5))
+    assert second.value == 2
+
+
+def test_what_a_batch_is_followed_by_runs_by_the_same_clock(own: Conn, client: Client) -> None:
+    now = dt.datetime.now(dt.UTC)
+    client.enqueue_batch([leaf.job("one").at(now)], own, on_success=leaf.job("after"))
+    assert [run.value for run in run_due(planned, own, now=now + dt.timedelta(seconds=5))] == ["one", "after"]

@@ -18,6 +18,9 @@ def welcome(name: str) -> str:
     return f"hello {name}"
 
 
+app.schedule_job(welcome.job("day"), "@daily", name="daily")
+
+
 def sign_up(name: str) -> None:
     app.enqueue(welcome.job(name))
 """
@@ -59,6 +62,25 @@ def test_time_is_the_test_s(tasuki, shop):
         tasuki.travel_to(dt.datetime(2030, 1, 1, tzinfo=dt.UTC))
 
 
+def test_what_is_put_off_counts_from_the_test_s_clock(tasuki, shop):
+    tasuki.travel(days=8)
+    jobs = [welcome.job("Ann").after(hours=1), welcome.job("now")]
+    app.enqueue(jobs[0])
+    app.enqueue_many(jobs)
+    app.enqueue_batch(jobs)
+    assert [run.payload["name"] for run in tasuki.run_due(app)] == ["now", "now"]
+    tasuki.travel(minutes=61)
+    assert [run.payload["name"] for run in tasuki.run_due(app)] == ["Ann"] * 3
+
+
+def test_schedules_tick_when_they_are_told(tasuki, shop):
+    assert tasuki.fire_ticks(app) == []
+    tasuki.travel(days=1)
+    [tick] = tasuki.fire_ticks(app)
+    assert (tick.schedule, tick.verdict) == ("daily", "fired")
+    assert [run.value for run in tasuki.run_due(app)] == ["hello day"]
+
+
 def test_without_use_the_environment_names_the_database(tasuki):
     from tasuki_mp import Client
 
@@ -87,7 +109,7 @@ def test_a_project_s_tests_run_with_the_fixtures(tmp_path: Path) -> None:
         timeout=110,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "5 passed" in ended.stdout
+    assert "7 passed" in ended.stdout
 
 
 def test_the_plugin_loads_nothing_until_it_is_used() -> None:

@@ -14,6 +14,7 @@ import psycopg_pool
 from tasuki_mp import (
     AsyncClient,
     AsyncJobHandle,
+    AsyncMap,
     Backoff,
     Cancel,
     Changed,
@@ -31,7 +32,7 @@ from tasuki_mp import (
     State,
     Tasuki,
 )
-from tasuki_mp.testing import EnqueuedJob, Run, Sandbox, assert_enqueued, run_due
+from tasuki_mp.testing import EnqueuedJob, Run, Sandbox, assert_enqueued, fire_ticks, run_due
 
 app = Tasuki(modules=["shop.images"], dsn="postgresql://localhost/shop", max_payload=4096, max_result=10**6)
 
@@ -161,11 +162,15 @@ async def asynchronous(conn: psycopg.AsyncConnection, pool: psycopg_pool.AsyncCo
         assert_type(await client.jobs(JobFilter(queue="a"), conn=conn), JobPage)
         assert_type(await client.retry([1, 2], again=True), Changed)
         assert_type(await client.resume("slow"), bool)
+        assert_type(client.map(plain, [1]), AsyncMap)
+        assert_type(await client.batch(7).retry_failed(), int)
         assert_type(await (await client.enqueue(plain.job(1))).result(kind=Stats), Stats)
 
 
 def testing(conn: psycopg.Connection, tasuki: Sandbox) -> None:
     assert_type(run_due(app, conn), list[Run])
+    app.schedule_job(plain.job(1), "@daily", name="stored", conn=conn)
+    assert_type(fire_ticks(app, conn)[0].tick, dt.datetime)
     assert_type(tasuki.drain(tasuki.use(app), resources={"model": Model()}), list[Run])
     assert_type(assert_enqueued(conn, plain.job(1)), list[EnqueuedJob])
     assert_type(tasuki.assert_enqueued(plain, payload={"x": 1}, count=2)[0].payload, dict[str, Any])

@@ -74,8 +74,9 @@ def test_any_exception_becomes_bounded_text_that_can_be_stored(error: BaseExcept
 
 def test_the_error_says_whose_fault_it_was() -> None:
     assert describe(PayloadError("h", "$.a", "missing")).kind is ErrorKind.BAD_PAYLOAD
-    too_large = describe(ResultError("ResultTooLarge", "2 MiB"))
+    too_large = described(ResultError("ResultTooLarge", "2 MiB"))
     assert (too_large.kind, too_large.type) == (ErrorKind.BAD_RESULT, "ResultTooLarge")
+    assert (too_large.message, too_large.traceback) == ("2 MiB", ""), "none of the handler's code is in it"
 
 
 def test_the_traceback_holds_no_local_variables() -> None:
@@ -120,12 +121,34 @@ def test_growth_probe_after_probe_is_a_leak_however_small() -> None:
     assert [bool(leak.look(count)) for count in (5, 6, 7, 8)] == [False, False, False, True]
 
 
-def test_what_a_first_run_opens_is_no_leak() -> None:
+def test_what_a_first_run_opens_is_no_leak_up_to_a_limit() -> None:
+    leak = Leak("threads")
+    leak.begin(5, room=32)
+    assert [leak.look(37), leak.look(37), leak.look(37 + FEW)] == ["", "", ""]
+    assert leak.look(37 + FEW + 1) == f"leaked {FEW + 1} threads"
+    leak = Leak("threads")
+    leak.begin(5, room=32)
+    assert leak.look(38) == "leaked 33 threads"
+    assert leak.look(38) == "leaked 33 threads", "it is no baseline"
+
+
+def test_a_handlers_first_run_forgives_no_earlier_leak() -> None:
     leak = Leak("threads")
     leak.look(5)
-    leak.rebase()
-    assert leak.look(50) == ""
-    assert leak.look(50) == ""
+    assert leak.look(5 + FEW) == ""
+    leak.begin(5 + FEW, room=32)
+    assert leak.look(5 + FEW + 10) == ""
+    assert leak.look(5 + FEW + 11) == f"leaked {FEW + 1} threads"
+
+
+def test_a_resource_may_keep_what_it_opens_also_in_a_first_run() -> None:
+    leak = Leak("file descriptors")
+    leak.begin(5, room=64)
+    leak.keep(1000)
+    assert leak.look(5 + 1000 + 64) == ""
+    leak.keep(500)
+    assert leak.look(5 + 1500 + 64 + FEW) == ""
+    assert leak.look(5 + 1500 + 64 + FEW + 1) == f"leaked {FEW + 1} file descriptors"
 
 
 def test_this_process_knows_whether_it_has_children() -> None:

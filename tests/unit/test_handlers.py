@@ -702,7 +702,7 @@ def test_an_application_is_loaded_with_all_its_modules(shop: Callable[[str, str]
 @pytest.mark.parametrize(
     ("source", "app", "words"),
     [
-        ("import nowhere", "shop_b:app", "No module named 'nowhere'"),
+        ("import nowhere", "shop_b:app", "import nowhere"),
         ("1 / 0", "shop_b:app", "ZeroDivisionError"),
         ("def :", "shop_b:app", "SyntaxError"),
         ("raise SystemExit(3)", "shop_b:app", "SystemExit: 3"),
@@ -715,7 +715,7 @@ def test_an_application_is_loaded_with_all_its_modules(shop: Callable[[str, str]
         ("", "nowhere_b:app", "No module named 'nowhere_b'"),
     ],
 )
-def test_an_import_that_fails_shows_its_traceback(
+def test_an_import_that_fails_shows_its_traceback_and_not_how_it_was_imported(
     shop: Callable[[str, str], str], source: str, app: str, words: str
 ) -> None:
     folder = shop("shop_b", source)
@@ -723,7 +723,9 @@ def test_an_import_that_fails_shows_its_traceback(
         load_app(app, folder)
     assert caught.value.app == app
     assert words in caught.value.traceback
-    assert "Traceback" in caught.value.traceback
+    assert ("Traceback" in caught.value.traceback) == source.startswith(("import", "1", "raise"))
+    assert "importlib" not in caught.value.traceback
+    assert "tasuki_mp/" not in caught.value.traceback
 
 
 @pytest.mark.parametrize(

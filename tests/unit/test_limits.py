@@ -69,7 +69,17 @@ def test_a_job_may_have_limits_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"on_memory": "again"}, {"on_poison": "fail"}, {"on_timeout": 3}, {"on_lost": Retry(memory="x2")}]
+    "options",
+    [
+        {"on_memory": "again"},
+        {"on_poison": "fail"},
+        {"on_timeout": 3},
+        *[
+            {f"on_{kind}": retry}
+            for kind in ("lost", "interrupted")
+            for retry in (Retry(memory="x2"), Retry(timeout=9))
+        ],
+    ],
 )
 def test_rules_that_mean_nothing_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(HandlerError, match="on_"):

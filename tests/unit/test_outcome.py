@@ -23,12 +23,15 @@ from tasuki_mp.outcome import (
     Raised,
     Retry,
     Returned,
+    Rule,
     Settled,
     Snooze,
     settle,
 )
 
 ERROR = ErrorInfo(kind=ErrorKind.ERROR, type="ValueError", message="bad")
+BAD_PAYLOAD = ErrorInfo(kind=ErrorKind.BAD_PAYLOAD, type="PayloadError", message="no JSON")
+BAD_RESULT = ErrorInfo(kind=ErrorKind.BAD_RESULT, type="ResultNotSerialisable", message="no JSON")
 CRASH = ErrorInfo(kind=ErrorKind.CRASH, type="ChildDied", message="killed by SIGSEGV", signal="SIGSEGV")
 
 
@@ -61,6 +64,33 @@ def test_an_exception_that_may_not_be_retried_fails_the_job_at_once() -> None:
     assert settled(Raised(ERROR, is_retryable=False)) == Settled(kind="failed", error=ERROR)
 
 
+@pytest.mark.parametrize(
+    ("error", "refused", "rule", "kind"),
+    [
+        # What fail_on, retry_on or the kind itself refuses comes here as not retryable.
+        (ERROR, False, None, "retry"),
+        (ERROR, False, Rule(after=9.0), "retry"),
+        (ERROR, False, Rule(is_retry=False), "failed"),
+        (ERROR, True, None, "failed"),
+        (ERROR, True, Rule(after=9.0), "failed"),
+        (ERROR, True, Rule(is_retry=False), "failed"),
+        *[(error, True, None, "failed") for error in (BAD_PAYLOAD, BAD_RESULT)],
+        *[(error, True, Rule(after=9.0), "retry") for error in (BAD_PAYLOAD, BAD_RESULT)],
+        *[(error, True, Rule(is_retry=False), "failed") for error in (BAD_PAYLOAD, BAD_RESULT)],
+        (BAD_PAYLOAD, False, None, "retry"),
+        (BAD_PAYLOAD, False, Rule(is_retry=False), "failed"),
+    ],
+)
+def test_a_rule_goes_before_what_a_kind_means_and_never_before_fail_on(
+    error: ErrorInfo, refused: bool, rule: Rule | None, kind: str
+) -> None:
+    rules = {} if rule is None else {error.kind: rule}
+    end = settled(Raised(error, is_retryable=not refused), rules=rules)
+    assert end.kind == kind
+    if kind == "retry":
+        assert end.delay == (9.0 if rule else 1.0)
+
+
 def test_the_childs_answer_goes_before_the_policys_backoff() -> None:
     assert settled(Raised(ERROR, delay=7.5)).delay == 7.5
 
@@ -79,6 +109,9 @@ def test_retry_on_the_last_attempt_fails_and_says_why() -> None:
     assert last.kind == "failed"
     assert last.error is not None
     assert "all 5 attempts are used up" in last.error.message
+    only = settled(AskedRetry(3.0), max_attempts=1)
+    assert only.error is not None
+    assert "this was its only attempt" in only.error.message
 
 
 @pytest.mark.parametrize("attempt", [1, 5])

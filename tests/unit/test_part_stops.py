@@ -48,6 +48,7 @@ def test_a_leaser_that_is_woken_while_it_is_stopped(
             owner=uuid4(),
             lease_for=60,
             poll=3600,
+            procs=1,
             queues={"a": 1},
             book=LeaseBook(lease_for=60),
             events=NoRoom(),

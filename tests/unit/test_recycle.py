@@ -48,10 +48,19 @@ def test_twice_as_large_at_several_looks_is_growth() -> None:
     large = small + GROWN + 1
     looks = [small, large, small, *[large] * PROBES_IN_A_ROW]
     assert [growth.look(size) for size in looks] == [""] * (len(looks) - 1) + [f"grew by {GROWN // MIB} MiB"]
-    growth.rebase()
+    growth = Growth()
+    growth.begin(small)
     assert [growth.look(large) for _ in range(5)] == [""] * 5, "what a first run has loaded is no growth"
+    growth = Growth()
+    growth.look(small)
+    growth.begin(large)
+    assert [growth.look(large + MIB) for _ in range(3)] == ["", "", f"grew by {GROWN // MIB} MiB"], "what was before is"
+    growth = Growth()
+    growth.look(small)
+    growth.keep(large - small)
+    assert [growth.look(large) for _ in range(5)] == [""] * 5, "nor is what a resource has loaded"
     big = 1000 * MIB
-    growth.rebase()
+    growth = Growth()
     assert [growth.look(size) for size in [big, *[big + 500 * MIB] * 5]] == [""] * 6
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,7 +92,7 @@ def lambda_with_argument(path: str) -> None: ...
 
 def test_a_job_value_may_be_scheduled(app: Tasuki) -> None:
     job = app.handler(leaf).job(7).priority(0)
-    app.schedule_job(job, "@monthly", name="leaf-7", overlap="skip")
+    app.schedule_job(job, "@monthly", name="leaf-7", overlap="skip", stored=False)
     assert infos(app)["leaf-7"].job == job.row
     for bad, reason in (
         (job.after(hours=1), "a due time of its own"),
@@ -98,9 +100,69 @@ def test_a_job_value_may_be_scheduled(app: Tasuki) -> None:
         (job.then(job), "be followed"),
     ):
         with pytest.raises(ScheduleError, match=reason):
-            app.schedule_job(bad, "@monthly", name="bad")
+            app.schedule_job(bad, "@monthly", name="bad", stored=False)
     with pytest.raises(TypeError, match="no Job"):
-        app.schedule_job(leaf, "@monthly", name="bad")  # type: ignore[arg-type]
+        app.schedule_job(leaf, "@monthly", name="bad", stored=False)  # type: ignore[arg-type]
+
+
+class Told:
+    """Stands in for an application's client: the names of schedules that it was to store."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def schedule_job(self, *_: object, name: str, **__: object) -> None:
+        self.names.append(name)
+
+
+class Own(Tasuki):
+    """An application of somebody's own kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def told(app: Tasuki) -> list[str]:
+    client: Any = Told()
+    app._client = client
+    return client.names  # type: ignore[no-any-return]
+
+
+def use(app: Tasuki, job: Job, **options: Any) -> None:
+    app.schedule_job(job, "@daily", name="daily", **options)
+
+
+@pytest.mark.parametrize("kind", [Tasuki, Own])
+def test_the_code_that_makes_an_application_declares_and_other_code_stores(kind: type[Tasuki]) -> None:
+    app = kind()
+    stored = told(app)
+    job = app.handler(leaf).job()
+    app.schedule_job(job, "@hourly", name="hourly")
+    assert (list(infos(app)), stored) == (["hourly"], [])
+    use(app, job)
+    assert (list(infos(app)), stored) == (["hourly"], ["daily"])
+    use(app, job, stored=False)
+    app.schedule_job(job, "@weekly", name="weekly", stored=True)
+    assert (list(infos(app)), stored) == (["hourly", "daily"], ["daily", "weekly"])
+    conn: Any = object()
+    with pytest.raises(ValueError, match="leave out conn="):
+        app.schedule_job(job, "@weekly", name="other", stored=False, conn=conn)
+
+
+def test_what_is_imported_declares_whoever_made_the_application(
+    app: Tasuki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scheduled_at_import.py").write_text(
+        "from tests.unit import test_scheduling as it\nit.use(*it.imported)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    stored = told(app)
+    imported.extend([app, app.handler(leaf).job()])
+    importlib.import_module("scheduled_at_import")
+    assert (list(infos(app)), stored) == (["daily"], [])
+
+
+imported: list[Any] = []
 
 
 @pytest.mark.parametrize(

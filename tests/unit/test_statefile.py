@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasuki_mp import Context
 from tasuki_mp.child.board import Board
 from tasuki_mp.errors import CheckpointError
 from tasuki_mp.statefile import CHECKPOINT_LIMIT, NOTE_LIMIT, Progress, StateFile, StateReader
@@ -147,6 +148,17 @@ def test_what_cannot_be_kept_is_refused_with_its_place(board: Board) -> None:
             board.progress(ONE, fraction, "")
     board.progress(ONE, sum([0.1] * 10) + 1e-9, "ä" * NOTE_LIMIT + "\0\ud800")
     assert board.take(ONE) is None
+
+
+def test_progress_may_have_no_words(board: Board) -> None:
+    ctx = Context(job_id=ONE[0], lease_no=ONE[1], handler="h", queue="q", attempt=1, max_attempts=1, board=board)
+    reader = StateReader(os.dup(board.file.fd), os.dup(board.file.bell))
+    ctx.progress(0.5, "half")
+    ctx.progress(0.6, None)
+    seen = reader.progress(ONE)
+    assert seen is not None
+    assert (seen.fraction, seen.note) == (0.6, "")
+    reader.close()
 
 
 def test_the_outcome_carries_what_is_not_on_record_yet(board: Board) -> None:

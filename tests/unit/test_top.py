@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tasuki_mp.cli.top import Line, Page, drawn, tables
@@ -43,6 +44,17 @@ def test_it_fits_the_window(width: int, height: int) -> None:
     assert max(map(len, lines)) <= width
 
 
+def test_a_narrow_window_goes_without_memory_before_progress_and_note_are_cut() -> None:
+    page = _page(busy=1, idle=0)
+    slot = msgspec.structs.replace(page.lines[0].slot, handler="render")
+    page = msgspec.structs.replace(page, lines=[msgspec.structs.replace(page.lines[0], slot=slot)])
+    for width, memory in ((83, ["OWN"]), (80, []), (200, ["OWN", "SHARED"])):
+        plain = drawn(page, width, 20, None).plain
+        assert [heading for heading in ("OWN", "SHARED") if heading in plain] == memory
+        assert " 40% ████░░░░░░" in plain
+        assert "chunk 12 of 30" in plain
+
+
 def test_busy_slots_come_before_idle_ones_when_there_is_no_room() -> None:
     plain = drawn(_page(busy=5, idle=40), 120, 20, None).plain
     assert plain.count("thumbnail") == 5
@@ -54,6 +66,15 @@ def test_the_chosen_job_is_marked() -> None:
     marked = [text.plain[span.start : span.end] for span in text.spans if span.style == "reverse"]
     assert len(marked) == 1
     assert "1001" in marked[0]
+
+
+def test_no_other_line_is_marked_that_has_the_same_number() -> None:
+    page = _page(busy=1, idle=1)
+    slot = msgspec.structs.replace(page.lines[1].slot, job_id=2)
+    page = msgspec.structs.replace(page, lines=[page.lines[0], msgspec.structs.replace(page.lines[1], slot=slot)])
+    text = drawn(page, 120, 30, 2)
+    (marked,) = [text.plain[span.start : span.end] for span in text.spans if span.style == "reverse"]
+    assert marked.startswith("beta"), "2 slots, 2 hosts and job 2"
 
 
 def test_everything_is_there_without_a_window() -> None:

@@ -177,6 +177,23 @@ def test_waiting_through_a_pool_of_one_connection_without_autocommit_hears_of_th
         looks.close()
 
 
+def test_waiting_hears_of_the_end_with_asyncio_too(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "FIRST_PAUSE", 3600.0)
+
+    async def use(holder: Holder) -> None:
+        async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=1, open=False, timeout=5) as pool:
+            batch = await AsyncClient(pool).enqueue_batch([work.job()])
+            looks = batch.watch(40)
+            assert (await anext(looks)).pending == 1
+            await asyncio.to_thread(_end, holder, "completed")
+            await asyncio.to_thread(holder.call, batches.close, ids=[batch.id])
+            assert (await anext(looks)).is_successful
+            await looks.aclose()
+
+    with Holder(dsn) as holder:
+        asyncio.run(use(holder))
+
+
 def test_it_is_the_same_for_asyncio(dsn: str, conn: Conn) -> None:
     async def use() -> None:
         async with AsyncClient(dsn) as client:
@@ -186,6 +203,11 @@ def test_it_is_the_same_for_asyncio(dsn: str, conn: Conn) -> None:
                 await batch.wait(0)
             await client.cancel([job_id for (job_id,) in conn.execute("SELECT id FROM tasuki.job").fetchall()])
             assert (await batch.wait(40)).canceled == 2
+            assert await batch.retry_failed() == 2
+            assert await batch.cancel() == 2
+            assert (await batch.status()).has_ended
+            assert [line.id for line in await client.batches(name="async")] == [batch.id]
+            assert await client.batches(name="async", before=batch.id) == []
 
     asyncio.run(use())
     assert _follow_ups(conn) == ["complete", "failure"]

@@ -35,14 +35,14 @@ def heard(dsn: str, conn: Conn) -> Iterator[Heard]:
         yield payloads
 
 
-def test_an_end_and_a_retry_that_waits_tell_nobody(conn: Conn, one: Holder, heard: Heard) -> None:
+def test_an_end_and_what_waits_for_a_minute_tell_nobody(conn: Conn, one: Holder, heard: Heard) -> None:
     jobs.fill(conn, 4)
     leases = one.lease(4)
     heard()
     one.finish(
         item(leases[0], "completed"),
         item(leases[1], "failed"),
-        item(leases[2], "retry", delay=1.0),
+        item(leases[2], "retry", delay=3600.0),
         item(leases[3], "snooze", delay=60.0),
     )
     one.beat(*leases)
@@ -55,11 +55,12 @@ def test_jobs_that_are_due_again_are_told_once_for_each_queue(conn: Conn, one: H
     leases = one.lease(9, entries=[store.LeaseEntry(queue=queue, priority=2, limit=9) for queue in "abc"])
     by_queue = {queue: [lease for lease in leases if lease.queue == queue] for queue in "abc"}
     one.finish(
-        *(item(lease, "retry", delay=0.5) for lease in by_queue["a"]),
+        item(by_queue["a"][0], "retry"),
+        *(item(lease, "retry", delay=0.5) for lease in by_queue["a"][1:]),
         *(item(lease, "snooze") for lease in by_queue["b"]),
-        *(item(lease, "completed") for lease in by_queue["c"]),
+        *(item(lease, "snooze", delay=59.0) for lease in by_queue["c"]),
     )
-    assert heard() == ["a 0", "b 0"]
+    assert heard() == ["a 0", "a ahead", "b 0", "c ahead"]
 
 
 def test_a_release_says_how_far_back_its_job_was_due(conn: Conn, one: Holder, heard: Heard) -> None:

@@ -43,7 +43,10 @@ def test_a_rescued_job_is_due_at_once_with_its_attempt_used(conn: Conn, one: Hol
     assert "far away" in row["last_error"]["message"]
     (past,) = jobs.history(conn, lease.id)
     assert (past["lease_no"], past["kind"], past["owner"], past["attempt"]) == (1, "rescue", None, 1)
+    waited, ran_for = past["usage"].pop("waited_seconds"), past["usage"].pop("seconds")
     assert past["usage"] == {"host": "far away", "pid": 77, "slot": 4}
+    assert ran_for == pytest.approx(5, abs=1), "up to the last heartbeat"
+    assert waited == pytest.approx(3595, abs=30), "due an hour ago, started five seconds ago"
     assert past["error"]["message"] == "the supervisor on far away that ran it has not prolonged its lease"
     assert past["started_at"] < past["ended_at"]
     again = two.lease_one()
@@ -66,7 +69,8 @@ def test_an_end_that_a_rescue_writes(
     assert row is not None
     assert (row["status"], row["attempt"], row["lease_no"], row["owner"]) == (status, 1, 2, None)
     assert row["error"]["kind"] == {"failed": "lost", "canceled": "canceled"}[status]
-    assert ("all 1 attempts are used up" in row["error"]["message"]) is (max_attempts == 1)
+    assert ("this was its only attempt" in row["error"]["message"]) is (max_attempts == 1)
+    assert row["usage"] == {"host": "an unknown host"}, "it had not started, as far as anybody knows"
     assert "an unknown host" in row["error"]["message"]
     assert jobs.history(conn, job_id) == []
 

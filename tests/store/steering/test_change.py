@@ -309,6 +309,18 @@ def test_a_job_that_was_leased_after_it_was_listed_is_left_alone(
     assert client.delete(EVERYTHING) == Changed(done=1, skipped={"running": 1})
 
 
+def test_a_dry_run_of_a_retry_leaves_out_what_was_retried_before(steer: Steer, conn: Conn) -> None:
+    first, second, third = archive(conn, 3, status="failed")
+    copies = steer("retry", [first, second]).copies
+    wanted = Changed(done=1, skipped={"retried before": 2})
+    assert steer("retry", EVERYTHING, dry_run=True) == wanted
+    assert steer("retry", EVERYTHING, dry_run=True, again=True) == Changed(done=3)
+    named = steer("retry", [first, second, third], dry_run=True)
+    assert named.verdicts == {first: "retried before", second: "retried before", third: "retried"}
+    assert named.copies == copies
+    assert steer("retry", EVERYTHING) == wanted
+
+
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(steer: Steer, conn: Conn, one: Holder) -> None:
     running = jobs.add(conn)
     one.lease_one()
