@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 
-from tasuki_mp import Context, Retry, Tasuki
+from tasuki_mp import Context, Retry, Tasuki, TasukiError
 
 app = Tasuki()
 
@@ -41,7 +41,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.dsn:
         os.environ["TASUKI_DSN"] = options.dsn
-    subprocess.run([sys.executable, "-m", "tasuki_mp", "migrate"], check=True)
+    migrated = subprocess.run([sys.executable, "-m", "tasuki_mp", "migrate"], check=False)
+    if migrated.returncode != 0:
+        sys.exit(migrated.returncode)  # it has said why
 
     pause = threading.Event()  # never set: waiting for it is how this loop keeps its pace
     numbers = itertools.count(1) if options.count is None else range(1, options.count + 1)
@@ -55,4 +57,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TasukiError as error:
+        sys.exit(str(error))

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 
-from tasuki_mp import Job, Tasuki, embedded, migrate
+from tasuki_mp import Job, Tasuki, TasukiError, embedded, migrate
 
 app = Tasuki()
 
@@ -144,4 +144,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TasukiError as error:
+        sys.exit(str(error))

@@ -13,11 +13,12 @@ table `example_order`.
 
 import argparse
 import os
+import sys
 from contextlib import ExitStack
 
 import psycopg
 
-from tasuki_mp import Tasuki, embedded, migrate
+from tasuki_mp import Tasuki, TasukiError, embedded, migrate
 
 app = Tasuki()
 
@@ -78,4 +79,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TasukiError as error:
+        sys.exit(str(error))

@@ -210,7 +210,9 @@ def _read(path: Path) -> dict[str, object]:
     options: Any = content
     if is_project:
         tool = content.get("tool", {})
-        options = tool.get("tasuki-mp", {}) if isinstance(tool, dict) else {}
+        if not isinstance(tool, dict):
+            raise ConfigError(f"{path}: tool must be a table")
+        options = tool.get("tasuki-mp", {})
         if not isinstance(options, dict):
             raise ConfigError(f"{path}: tool.tasuki-mp must be a table")
         if "dsn" in options:
@@ -233,15 +235,16 @@ def find_dsn(
     *,
     environ: Mapping[str, str] = os.environ,
     directory: Path | None = None,
+    source: str = "--dsn",
 ) -> str:
     """The DSN to use, checked for its spelling.
 
-    The first of `explicit` (`--dsn`), `dsn` in `config_file`, `TASUKI_DSN`, `DATABASE_URL` and `dsn` in
+    The first of `explicit` (which `source` gave), `dsn` in `config_file`, `TASUKI_DSN`, `DATABASE_URL` and `dsn` in
     `~/.config/tasuki-mp/config.toml`. May be the word `embedded`, which is never a default.
     Raises ConfigError that says what to set.
     """
     if explicit is not None:
-        return check_dsn(explicit, source="--dsn")
+        return check_dsn(explicit, source=source)
     if config_file is not None:
         options = _read(config_file)
         if "dsn" in options:
@@ -261,7 +264,9 @@ def find_dsn(
 
 def check_dsn(dsn: object, *, source: str) -> str:
     """The same DSN, if libpq can read it. The error names `source` and never holds a password."""
-    if not isinstance(dsn, str) or not dsn.strip():
+    if not isinstance(dsn, str):
+        raise ConfigError(f"{source} must be a text; write postgresql://user@host/database")
+    if not dsn.strip():
         raise ConfigError(f"{source} is empty; write postgresql://user@host/database")
     dsn = dsn.strip()
     if dsn == EMBEDDED:

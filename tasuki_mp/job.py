@@ -123,6 +123,8 @@ class Job(msgspec.Struct, frozen=True):
         seconds: float = 0,
     ) -> Job:
         """The same job, due that long after the database's now at its insertion. A bare number is seconds."""
+        if not isinstance(delay, timedelta | float | int | None):
+            raise TypeError(f"after() takes a timedelta or a number of seconds, not {delay!r:.100}")
         given = delay.total_seconds() if isinstance(delay, timedelta) else delay or 0.0
         wait = given + days * 86_400 + hours * 3_600 + minutes * 60 + seconds
         if not 0 <= wait <= MAX_DELAY:  # NaN fails this too
@@ -131,6 +133,8 @@ class Job(msgspec.Struct, frozen=True):
 
     def at(self, when: datetime) -> Job:
         """The same job, due at that instant. A datetime without a time zone is refused: it would mean any of them."""
+        if not isinstance(when, datetime):
+            raise TypeError(f"at() takes a datetime with a time zone, not {when!r:.100}")
         if when.tzinfo is None:
             raise ValueError(f"{when!r} has no time zone; say which one you mean, for example tzinfo=datetime.UTC")
         if abs((when - datetime.now(UTC)).total_seconds()) > MAX_DELAY:

@@ -19,6 +19,7 @@ from tasuki_mp import sql
 from tasuki_mp.errors import DatabaseError, SchemaError
 from tasuki_mp.sql import Migration
 from tasuki_mp.store.connect import connect
+from tasuki_mp.store.words import all_in_words, in_words
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -51,7 +52,7 @@ def migrate(database: str | Connection, *, patience: float = PATIENCE) -> list[M
             raise ValueError("migrate() needs a connection in autocommit mode")
         return _migrate(database, patience)
     except psycopg.Error as error:
-        raise DatabaseError(f"the schema could not be migrated: {error}") from error
+        raise DatabaseError(f"the schema could not be migrated: {all_in_words(error)}") from error
 
 
 def pending(conn: Connection) -> list[Migration]:
@@ -114,7 +115,7 @@ def _apply_patiently(conn: Connection, migration: Migration, patience: float) ->
         except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
             if monotonic() > deadline:
                 raise DatabaseError(
-                    f"migration {migration.file_name} got no lock in {patience:.0f} seconds: {error}"
+                    f"migration {migration.file_name} got no lock in {patience:.0f} seconds: {in_words(error)}"
                 ) from error
             _pause()
         else:

@@ -6,6 +6,7 @@ Every parser raises ValueError with a message that says what to write instead; t
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -90,6 +91,20 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{value!r} is no text")
     return value.strip()
+
+
+def _application(value: object) -> str:
+    module, _, name = _text(value).partition(":")
+    if not all(part.isidentifier() for each in (module, name) for part in each.split(".")):
+        raise ValueError(f"{value!r} names no application; write it as package.module:name")
+    return f"{module}:{name}"
+
+
+def _folder(value: object) -> str:
+    folder = _text(value)
+    if not os.path.isdir(folder):
+        raise ValueError(f"{value!r} is no folder")
+    return folder
 
 
 def _whole(least: int, most: int) -> Callable[[object], int]:
@@ -191,8 +206,8 @@ def parse_slot_env(value: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
-    "app": _text,
-    "app-dir": _text,
+    "app": _application,
+    "app-dir": _folder,
     "procs": _whole(1, MAX_PROCS),
     "memory-limit": parse_size,
     "max-jobs-per-child": _whole(1, 2**31 - 1),

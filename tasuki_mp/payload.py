@@ -10,6 +10,7 @@ as lists and strings where nothing says so.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -117,8 +118,12 @@ def check_text(text: bytes, *, limit: int) -> dict[str, Any]:
         value = _decode_object(text)
     except msgspec.ValidationError as error:
         path, reason = place(error)
+        if "[...]" in path and (flaw := _flaw_in(text)) is not None:
+            path = flaw.path  # msgspec does not say which key it was
         raise FlawError("type", path, _NO_OBJECT if path == "$" else reason) from None
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        if b"\\ud" in text.lower() and (flaw := _flaw_in(text)) is not None:
+            raise flaw from None  # a lone surrogate, of which msgspec says anything
         raise FlawError("type", "$", f'is no JSON ({_words(error)}); write it like {{"path": "a.png"}}') from None
     # As in `encode`: what takes long is done only where there is a trace of what it looks for.
     is_deep = len(text) > 2 * MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH
@@ -129,6 +134,14 @@ def check_text(text: bytes, *, limit: int) -> dict[str, Any]:
     if b"e-" in text or b"E-" in text or b"0e" in text or b"0E" in text or len(text) > _LONGEST_NUMBER:
         _decode_numbers(text)
     return value
+
+
+def _flaw_in(text: bytes) -> FlawError | None:
+    """The first flaw of a text that a more lenient reader takes; None if it does not either."""
+    try:
+        return find_flaw(json.loads(text))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _storable_number(text: str) -> float:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from tasuki_mp.child.describe import TRACEBACK_LIMIT, clip, storable
-from tasuki_mp.errors import AppImportError
+from tasuki_mp.errors import AppImportError, ConfigError
 from tasuki_mp.handlers import Registry, import_report, load_app
 
 SPEC_VARIABLE: Final = "TASUKI_MP_APPLICATION"
@@ -67,6 +67,8 @@ def import_application(spec: AppSpec) -> Application:
         app = load_app(spec.app, spec.app_dir)
         registry = app.registry
         registry.check()
+    except ConfigError as error:  # it was imported, and is no application: where we found out is of no use to anybody
+        return Application(spec, None, error=culprit + str(error))
     except BaseException as error:  # noqa: BLE001  SystemExit and worse at import are the application's error
         cause = error.__cause__ if isinstance(error, AppImportError) and error.__cause__ is not None else error
         return Application(spec, None, error=clip(storable(culprit + import_report(cause)), TRACEBACK_LIMIT))

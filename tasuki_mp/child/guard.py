@@ -19,6 +19,9 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -58,6 +61,24 @@ def protect(*, nofile: int | None = None) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Meanwhile this thread, and whatever program it starts, is given none of the signals that go to whole groups.
+
+    A program keeps that until it says otherwise, so they can't hit one that has not yet come to say what it does with
+    them: the forkserver would leave a traceback, and no child could be started.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+    try:
+        # It answers neither hang-up nor quit, and its successor would complain about what only this one knows: so it
+        # is to be started here, for the two to be held back from it for good. This lets the other two through again.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def shield_forkserver() -> None:
     """Let the forkserver outlive signals that go to the whole process group; without it no child can be started.
 
@@ -67,6 +88,7 @@ def shield_forkserver() -> None:
     """
     for number in SHIELDED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SHIELDED)  # what was held back until now is dropped
     if sys.platform == "linux":
         _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -124,7 +146,7 @@ def _kill_at_end_of(sentinel: int) -> None:
 
 def _disarm_signals() -> None:
     """Handlers that do nothing, not SIG_IGN: programs that a handler starts would inherit that, and refuse to end."""
-    # The forkserver may have been started by a thread that blocks signals; user code and its programs expect none.
+    # Whoever started the supervisor may have blocked signals; user code and its programs expect none.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in SHIELDED:
         signal.signal(number, _do_nothing)

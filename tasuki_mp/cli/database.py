@@ -19,6 +19,7 @@ from tasuki_mp.config import EMBEDDED, describe_dsn, find_dsn
 from tasuki_mp.errors import DatabaseError, SchemaError
 from tasuki_mp.store.connect import connect
 from tasuki_mp.store.look import Connection
+from tasuki_mp.store.words import all_in_words
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,7 +87,7 @@ def say_which(database: Database) -> None:
 
 def explain(error: psycopg.Error, database: Database | None = None) -> DatabaseError:
     """The error as one line for people, without a password."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = all_in_words(error)
     where = ""
     if database is not None:
         where = f" {database.description}"

@@ -77,6 +77,8 @@ def enqueue(
     that names it, and then nothing is enqueued.
     """
     require_text(handler, "the handler's name")
+    if not handler.isprintable():
+        raise ConfigError(f"{handler!r:.100} is no handler's name, which has printable characters only")
     if queue is not None and not re.fullmatch(NAME_PATTERN, queue):
         raise ConfigError(f"--queue: {queue!r} is no queue name: 1 to 57 letters, digits, '_', '.', ':' or '-'")
     if payload == STDIN and given["file"] is None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
+import psycopg
 
+from tasuki_mp import logs
 from tasuki_mp import migrate as migrations
-from tasuki_mp.cli.database import Database, connected, database_options, open_database
+from tasuki_mp.cli import exit_code
+from tasuki_mp.cli.database import Database, connected, database_options, explain, open_database
 from tasuki_mp.config import RunConfig, run_config
+from tasuki_mp.errors import TasukiError
 from tasuki_mp.version import __version__
 
 
@@ -54,8 +61,11 @@ def run(dsn: str | None, config_file: Path | None, **options: Any) -> int:
             raise click.UsageError("--preload and --no-preload exclude each other")
         options["preload"] = False
     config = run_config(options_by_name(options), dsn="", config_file=config_file)
-    with open_database(dsn, config_file) as database:
-        click.echo(f"tasuki-mp {__version__}, database {database.description}", err=True)
+    with errors_as_events(config), open_database(dsn, config_file) as database:
+        if config.log_format == "json":
+            logs.event(logging.INFO, "tasuki-mp", version=__version__, database=database.description)
+        else:
+            click.echo(f"tasuki-mp {__version__}, database {database.description}", err=True)
         prepare(database, config)
         from tasuki_mp.supervisor.supervisor import run as supervise
 
@@ -74,4 +84,25 @@ def prepare(database: Database, config: RunConfig) -> None:
             migrations.check(conn)
             return
         for migration in migrations.migrate(conn):
-            click.echo(f"applied {migration.file_name}", err=True)
+            if config.log_format == "json":
+                logs.event(logging.INFO, "migration applied", file=migration.file_name)
+            else:
+                click.echo(f"applied {migration.file_name}", err=True)
+
+
+@contextmanager
+def errors_as_events(config: RunConfig) -> Iterator[None]:
+    """Where each line of the log is JSON, that holds from the first to the last one, also for what ends the program."""
+    if config.log_format != "json":
+        yield
+        return
+    writer = logs.set_up(level=config.log_level, log_format=config.log_format)
+    try:
+        yield
+    except (TasukiError, psycopg.Error) as raised:
+        error = explain(raised) if isinstance(raised, psycopg.Error) else raised
+        writer = logs.set_up(level=config.log_level, log_format=config.log_format)  # the supervisor's own has ended
+        logs.event(logging.CRITICAL, "ended by an error", type=type(error).__name__, error=str(error))
+        raise click.exceptions.Exit(exit_code(error)) from error
+    finally:
+        writer.stop()

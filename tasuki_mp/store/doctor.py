@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from tasuki_mp import sql
-from tasuki_mp.store import look, retention
+from tasuki_mp.store import look, retention, tls
 from tasuki_mp.store.judgements import (
     Finding,
     Holder,
@@ -111,6 +111,11 @@ def _schedules(conn: Connection) -> Iterator[Finding]:
                 yield from judge_schedule(schedule["name"])
 
 
+def _connection(conn: Connection) -> Iterator[Finding]:
+    if (risk := tls.unverified(conn.info.dsn)) is not None:
+        yield Finding("tls", "warning", str(risk), risk.advice)
+
+
 Check = Callable[[psycopg.Connection[tuple[Any, ...]]], Iterator[Finding]]
 CHECKS: Final[tuple[Check, ...]] = (
     _server,
@@ -123,6 +128,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     _partitions,
     _upkeep,
     _schedules,
+    _connection,
 )
 
 

@@ -24,6 +24,7 @@ _FINAL: Final = sql.query("look_final")
 _RUNNING: Final = sql.query("look_running")
 _SUPERVISORS: Final = sql.query("look_supervisors")
 _UNKNOWN: Final = sql.query("look_unknown")
+_NOTIFICATIONS: Final = sql.query("notification_usage")
 _REPORT: Final = sql.query("report")
 _CHECKPOINT: Final = sql.query("look_checkpoint")
 _JOB: Final = sql.query("look_job")
@@ -229,7 +230,11 @@ def supervisors(conn: Connection, *, now: datetime | None = None) -> list[Superv
 
 def unknown_handlers(conn: Connection, *, now: datetime | None = None) -> dict[str, int]:
     """How many jobs are pending for each handler that no living supervisor knows."""
-    return {str(handler): int(jobs) for handler, jobs in conn.execute(_UNKNOWN, {"now": now})}
+    return {handler: jobs for handler, jobs, _ in _unknown(conn, now)}
+
+
+def _unknown(conn: Connection, now: datetime | None = None) -> list[tuple[str, int, float]]:
+    return [(str(handler), int(jobs), float(due)) for handler, jobs, due in conn.execute(_UNKNOWN, {"now": now})]
 
 
 def report(conn: Connection, *, since: datetime) -> list[HandlerReport]:
@@ -275,8 +280,20 @@ def job(conn: Connection, job_id: int) -> tuple[JobInfo, list[AttemptInfo]] | No
             return info, cursor_of_attempts.execute(_ATTEMPTS, {"id": job_id}).fetchall()
 
 
+class Depths(msgspec.Struct, frozen=True, kw_only=True):
+    """How full the database is, as far as somebody should be woken for it."""
+
+    queues: list[QueueDepth]
+    unknown_jobs: int
+    """Pending jobs whose handler no living supervisor knows."""
+    unknown_oldest_due: float
+    """Seconds for which the oldest of those has been due."""
+    notification_usage: float
+    """How full the queue of notifications is, from 0 to 1."""
+
+
 class DepthProbe:
-    """Queue depths for `/metrics`: asks the database at most every `every` seconds, on a connection of its own.
+    """The depths for `/metrics`: asks the database at most every `every` seconds, on a connection of its own.
 
     Called from the threads of the HTTP server. Gives None while the database can't be asked: no figure is better than a
     stale one.
@@ -289,9 +306,9 @@ class DepthProbe:
         self._lock = threading.Lock()
         self._conn: Connection | None = None
         self._asked_at: float | None = None
-        self._depths: list[QueueDepth] | None = None
+        self._depths: Depths | None = None
 
-    def __call__(self) -> list[QueueDepth] | None:
+    def __call__(self) -> Depths | None:
         with self._lock:
             if self._asked_at is None or monotonic() - self._asked_at >= self._every:
                 self._depths = self._ask()
@@ -302,12 +319,19 @@ class DepthProbe:
         with self._lock:
             self._drop()
 
-    def _ask(self) -> list[QueueDepth] | None:
+    def _ask(self) -> Depths | None:
         try:
             if self._conn is None or self._conn.closed:
                 self._conn = connect(self._dsn, name="metrics", connect_timeout=self._timeout)
             with snapshot(self._conn, timeout=self._timeout):
-                return queue_depths(self._conn)
+                unknown = _unknown(self._conn)
+                usage = self._conn.execute(_NOTIFICATIONS).fetchone()
+                return Depths(
+                    queues=queue_depths(self._conn),
+                    unknown_jobs=sum(jobs for _, jobs, _ in unknown),
+                    unknown_oldest_due=max((due for _, _, due in unknown), default=0.0),
+                    notification_usage=float(usage[0]) if usage is not None else 0.0,
+                )
         except psycopg.Error:
             self._drop()
             return None

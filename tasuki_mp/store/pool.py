@@ -217,7 +217,7 @@ class _Where:
     def dsn(self) -> str:
         """The dsn, not the word `embedded`: that server is started, and kept until `close`. Raises ConfigError."""
         if self._found is None:
-            found = find_dsn(self._given)
+            found = find_dsn(self._given, source="dsn")
             if found == EMBEDDED:
                 from tasuki_mp import embedded
 

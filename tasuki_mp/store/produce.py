@@ -14,6 +14,7 @@ from psycopg import errors as pg
 from tasuki_mp import sql
 from tasuki_mp.errors import ConflictError, DatabaseError, SchemaError
 from tasuki_mp.job import Job, JobRow, Progress, State, row_of
+from tasuki_mp.store.words import all_in_words
 
 CancelVerdict = Literal["canceled", "requested", "finished", "unknown"]
 """What came of a cancel: done, since the job was pending; asked for, since it runs; too late; no such job."""
@@ -128,8 +129,7 @@ def progress(row: tuple[Any, ...] | None) -> Progress | None:
 
 def explain(error: psycopg.Error) -> DatabaseError:
     """The error in words that say what to do."""
-    # Where in a function of ours it was raised says nothing to whoever called it.
-    reason = " ".join(str(error).partition("\nCONTEXT:")[0].split()) or type(error).__name__
+    reason = all_in_words(error)
     match error:
         case pg.UndefinedTable() | pg.UndefinedFunction() | pg.InvalidSchemaName() | pg.UndefinedColumn():
             return SchemaError(f"this database lacks what tasuki-mp needs: run `tasuki-mp migrate` on it ({reason})")

@@ -18,6 +18,7 @@ from psycopg import sql as compose
 from tasuki_mp import sql
 from tasuki_mp.config import Keep
 from tasuki_mp.store.steps import Step, Steps
+from tasuki_mp.store.words import in_words
 
 _LOOK: Final = sql.query("look_partitions")
 _DELETE_CHECKPOINTS: Final = sql.query("delete_checkpoints")
@@ -179,7 +180,7 @@ def _drop(partition: Partition, *, is_over: bool) -> Steps[str]:
     except (pg.LockNotAvailable, pg.QueryCanceled):
         return "somebody has been reading or writing it for long"
     except (pg.UndefinedTable, pg.ObjectNotInPrerequisiteState, pg.WrongObjectType) as error:
-        return f"somebody else is at it: {str(error).partition(chr(10))[0]}"
+        return f"somebody else is at it: {in_words(error)}"
     return ""
 
 

@@ -17,6 +17,7 @@ from tasuki_mp.errors import DatabaseError
 from tasuki_mp.job import JobRow
 from tasuki_mp.store.alone import finish_alone
 from tasuki_mp.store.connect import connect
+from tasuki_mp.store.words import in_words
 from tasuki_mp.store.work import Finished, FinishItem
 from tasuki_mp.supervisor.link import FIRST_PAUSE, LONGEST_PAUSE, UnavailableError, cut, is_connection_lost
 
@@ -69,7 +70,7 @@ class Alone:
                 self._connection = None
                 if connection is not None:
                     connection.close()
-                raise UnavailableError(str(error).strip()) from error
+                raise UnavailableError(in_words(error)) from error
             if error is raised:
                 raise
             raise error from raised

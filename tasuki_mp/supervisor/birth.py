@@ -22,6 +22,10 @@ class ImportFailedError(Exception):
     """A child came up and could not import the application; the text is its traceback."""
 
 
+class DiedError(Exception):
+    """A child was gone before its hello."""
+
+
 class Births:
     """Gives children to slots. With `keep_spare`, one more child than there are slots waits for the next death."""
 
@@ -75,6 +79,10 @@ class Births:
             hello = await coming
             if hello.import_error:
                 raise ImportFailedError(hello.import_error)  # noqa: TRY301  ends like every other failure here
+        except DiedError as error:
+            self._loop.remove_reader(child.outcomes.fileno())
+            child.close()
+            raise await self.in_process_thread(self.nursery.bury_unborn, child) from error
         except BaseException:
             self._loop.remove_reader(child.outcomes.fileno())
             self._discard(child)
@@ -121,8 +129,11 @@ def _listen(child: Child, coming: asyncio.Future[wire.Hello]) -> None:
         frame, fds = child.receive()
     except BlockingIOError:
         return
-    except (wire.ClosedError, wire.FrameError, OSError) as error:
-        coming.set_exception(RuntimeError(f"the child closed its socket before its hello ({error!r})"))
+    except (wire.ClosedError, OSError) as error:
+        coming.set_exception(DiedError(repr(error)))
+        return
+    except wire.FrameError as error:
+        coming.set_exception(RuntimeError(f"the child said something odd before its hello ({error!r})"))
         return
     if not isinstance(frame, wire.Hello):
         coming.set_exception(RuntimeError(f"the child said {type(frame).__name__} before its hello"))
@@ -135,4 +146,4 @@ def _ended(future: Future[None], coming: asyncio.Future[wire.Hello]) -> None:
     """The executor's only task is over."""
     if not coming.done():
         error = None if future.cancelled() else future.exception()
-        coming.set_exception(RuntimeError(f"the child ended before its hello ({error or 'it returned'})"))
+        coming.set_exception(DiedError(repr(error) if error else "it returned"))

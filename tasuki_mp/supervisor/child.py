@@ -12,6 +12,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.thread import ThreadPoolExecutor
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
@@ -28,6 +30,7 @@ from typing import Any, Final
 import msgspec
 
 from tasuki_mp import wire
+from tasuki_mp.child import guard
 from tasuki_mp.child import main as child_main
 from tasuki_mp.child.application import SPEC_VARIABLE, AppSpec
 from tasuki_mp.child.main import Setting
@@ -94,6 +97,10 @@ class Nursery:
     def start(self, slot: int) -> Child:
         """A new child, its hello still to come. In the process thread. Raises OSError when no process can be had."""
         crew.require_room()
+        with guard.held_back():
+            return self._start(slot)
+
+    def _start(self, slot: int) -> Child:
         pairs: list[tuple[socket.socket, socket.socket]] = []
         try:
             pairs.extend(socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
@@ -108,6 +115,9 @@ class Nursery:
             os.environ[SPEC_VARIABLE] = msgspec.json.encode(self.spec).decode()
             try:
                 future = executor.submit(child_main.slot_main)
+            except (EOFError, ConnectionError) as error:
+                imported = self.spec.app if self.spec.is_preloaded else ""
+                raise _unborn(_death_of_forkserver(), imported) from error
             finally:
                 os.environ.pop(SPEC_VARIABLE, None)
         except BaseException:
@@ -118,7 +128,14 @@ class Nursery:
         send_outcomes.close()
         for sock in (send_jobs, outcomes):
             sock.setblocking(False)
-        return Child(slot, executor, future, send_jobs, take_jobs, outcomes, page)
+        child = Child(slot, executor, future, send_jobs, take_jobs, outcomes, page)
+        child.process = next(iter((executor._processes or {}).values()), None)
+        return child
+
+    def bury_unborn(self, child: Child) -> RuntimeError:
+        """The same as `bury` for one that is gone before its hello; what there is to say about it."""
+        death = self.bury(child)
+        return _unborn(death, "" if self.spec.is_preloaded else self.spec.app)
 
     def adopt(self, child: Child) -> None:
         """Take hold of the child's Process object, for its exit code; at its hello, in the process thread."""
@@ -140,11 +157,38 @@ class Nursery:
         if self._buried % COLLECT_EVERY == 0:
             gc.collect()
         code = child.process.exitcode if child.process is not None else None
-        if code is None or code == UNKNOWN_EXIT:
-            return Death()
-        if code < 0:
-            return Death(signal=signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}")
-        return Death(exit_code=code)
+        return Death() if code is None or code == UNKNOWN_EXIT else _death(code)
+
+
+def _death_of_forkserver() -> Death:
+    """How the forkserver ended that broke off; its end stays to be noticed by multiprocessing, which starts another."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # nobody else knows it
+    try:
+        pidfd = os.pidfd_open(pid)
+        try:
+            select.select([pidfd], [], [], EXECUTOR_ENDS_FOR)
+        finally:
+            os.close(pidfd)
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (OSError, TypeError):  # there never was one, or it is gone already
+        end = None
+    if end is None:
+        return Death()
+    return _death(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
+
+
+def _death(code: int) -> Death:
+    """What an exit code means, or the number of a signal with a minus before it."""
+    if code < 0:
+        return Death(signal=signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}")
+    return Death(exit_code=code)
+
+
+def _unborn(death: Death, imported: str) -> RuntimeError:
+    """What to say of a process that ended before there was a child; `imported` is the application, if that was its task."""
+    return RuntimeError(
+        f"the process died ({death}) {f'while it imported {imported}' if imported else 'before it was ready'}"
+    )
 
 
 class Child:

@@ -16,6 +16,7 @@ import psycopg
 
 from tasuki_mp import logs
 from tasuki_mp.store import batches
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.link import Link, UnavailableError
 
@@ -50,7 +51,7 @@ class Closer:
         try:
             await self._close(list(self._touched))
         except (UnavailableError, psycopg.Error) as error:
-            logs.event(logging.INFO, "batches not looked at, others will", error=str(error).strip())
+            logs.event(logging.INFO, "batches not looked at, others will", error=in_words(error))
 
     def touched(self, ids: Iterable[int]) -> None:
         """Jobs of these batches have ended, and that is on record."""
@@ -80,12 +81,10 @@ class Closer:
             try:
                 await self._close(due)
             except UnavailableError as error:
-                logs.event(logging.WARNING, "closing batches failed", error=str(error))
+                logs.event(logging.WARNING, "closing batches failed", error=in_words(error))
                 await self._link.pause()
             except psycopg.Error as error:
-                logs.event(
-                    logging.WARNING, "closing batches refused", sqlstate=error.sqlstate, error=str(error).strip()
-                )
+                logs.event(logging.WARNING, "closing batches refused", sqlstate=error.sqlstate, error=in_words(error))
                 await self._link.pause()
 
     async def _close(self, ids: list[int]) -> None:

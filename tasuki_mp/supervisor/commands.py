@@ -17,6 +17,7 @@ import psycopg
 from tasuki_mp import logs
 from tasuki_mp.store import commands
 from tasuki_mp.store.commands import Command, Reply
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.link import Link, UnavailableError
 
@@ -108,4 +109,4 @@ class Commands:
 
 
 def _report(error: Exception) -> None:
-    logs.event(logging.INFO, "commands wait", error=str(error).strip().partition("\n")[0])
+    logs.event(logging.INFO, "commands wait", error=in_words(error))

@@ -11,6 +11,7 @@ import psycopg
 
 from tasuki_mp import logs
 from tasuki_mp.store import upkeep
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.link import Link, UnavailableError
 
@@ -49,7 +50,7 @@ class Drain:
                 due_only=self._mode == "due",
             )
         except (UnavailableError, psycopg.Error) as error:
-            logs.event(logging.WARNING, "drain check failed", error=str(error).strip())
+            logs.event(logging.WARNING, "drain check failed", error=in_words(error))
             return
         if left.waiting or left.running or not self._flow.dispatcher.is_idle or len(self._flow.outbox):
             return

@@ -177,9 +177,10 @@ class Flow:
     def jobs_returned(self, leases: list[Lease]) -> None:
         self.dispatcher.put_back(leases)
 
-    def child_died(self, slot: Slot, child: Child, death: Death, *, was_expected: bool) -> None:
+    def child_died(self, slot: Slot, child: Child, death: Death, lease: Lease | None, *, was_expected: bool) -> None:
         if not was_expected:
-            logs.event(logging.WARNING, "child died", slot=slot.index, pid=child.pid, how=str(death))
+            ran = {"job": lease.id, "handler": lease.handler, "attempt": lease.attempt} if lease is not None else {}
+            logs.event(logging.WARNING, "child died", slot=slot.index, pid=child.pid, how=str(death), **ran)
             self._metrics.child_died(death.signal or "exit")
         self.memory.forget(child)
         self._run(asyncio.to_thread(self._clear_up_after, child.pid))

@@ -21,6 +21,7 @@ import psycopg
 from tasuki_mp import logs
 from tasuki_mp.store import work
 from tasuki_mp.store.connect import connect
+from tasuki_mp.store.words import in_words
 from tasuki_mp.store.work import Beat
 from tasuki_mp.supervisor import clock
 from tasuki_mp.supervisor.book import LeaseBook
@@ -134,9 +135,7 @@ class Heartbeat:
     def _failed(self, error: psycopg.Error) -> None:
         if self._is_stopping:
             return
-        logs.event(
-            logging.WARNING, "heartbeat failed", error=str(error).strip().partition("\n")[0], age=round(self.age, 1)
-        )
+        logs.event(logging.WARNING, "heartbeat failed", error=in_words(error), age=round(self.age, 1))
         self.unbroken_since = None
         if self._connection is not None:
             self._connection.close()

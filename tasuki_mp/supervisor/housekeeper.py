@@ -19,6 +19,7 @@ from tasuki_mp.store import upkeep
 from tasuki_mp.store.connect import connect_async
 from tasuki_mp.store.retention import LOCK_TIMEOUT, STATEMENT_TIMEOUT, Pruned, prune
 from tasuki_mp.store.steps import drive_async
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import tasks
 from tasuki_mp.supervisor.link import Link, UnavailableError
 
@@ -54,7 +55,7 @@ class Housekeeper:
                     await self._link.call(upkeep.end_claim, TASK)
             except (UnavailableError, psycopg.Error) as error:
                 # Where the role does not own the tables, this says so every hour: then it is `tasuki-mp prune`'s to do.
-                logs.event(logging.WARNING, "retention failed", error=str(error).strip().partition("\n")[0])
+                logs.event(logging.WARNING, "retention failed", error=in_words(error))
             await asyncio.sleep(ASK_EVERY * (0.8 + 0.4 * random.random()))
 
     async def _prune(self) -> None:

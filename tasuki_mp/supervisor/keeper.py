@@ -18,6 +18,7 @@ from tasuki_mp import logs
 from tasuki_mp.job import Lease
 from tasuki_mp.statefile import StateReader
 from tasuki_mp.store.keep import KeepItem, keep
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.outbox import POISONOUS
@@ -93,7 +94,7 @@ class Keeper:
                 try:
                     await self._keep(batch)
                 except (UnavailableError, psycopg.Error) as error:
-                    first = str(error).strip().partition("\n")[0]
+                    first = in_words(error)
                     logs.event(logging.WARNING, "progress and checkpoints not written, will try again", error=first)
                     await self._link.pause()
                     looked_at = float("-inf")  # whoever waits still waits
@@ -115,7 +116,7 @@ class Keeper:
                 logging.ERROR,
                 "checkpoint refused by the database",
                 job=items[0].id,
-                error=str(error).strip().partition("\n")[0],
+                error=in_words(error),
             )
             _settle(batch[0], is_refused=True)
             return

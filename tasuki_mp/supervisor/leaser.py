@@ -22,6 +22,7 @@ from tasuki_mp import logs
 from tasuki_mp.job import PRIORITIES, Lease
 from tasuki_mp.limits import Reach
 from tasuki_mp.store import upkeep, work
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import clock, tasks, watermark
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.hooks import Hooks
@@ -212,7 +213,7 @@ class Leaser:
                 continue
             except psycopg.Error as error:
                 # A lock held too long, a full disk, a deadlock: nothing was leased, and another try may do.
-                logs.event(logging.WARNING, "lease refused", sqlstate=error.sqlstate, error=str(error).strip())
+                logs.event(logging.WARNING, "lease refused", sqlstate=error.sqlstate, error=in_words(error))
                 await self._link.pause()
                 continue
             if wait > 0 and not await tasks.wait_at_most(self._wake, wait):

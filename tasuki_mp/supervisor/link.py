@@ -12,6 +12,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import psycopg
 
 from tasuki_mp.store.connect import connect_async
+from tasuki_mp.store.words import in_words
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -115,4 +116,4 @@ class Link:
 
 def _words(error: psycopg.Error) -> str:
     code = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
-    return f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}{code}"
+    return f"{in_words(error)}{code}"

@@ -16,6 +16,7 @@ import psycopg
 
 from tasuki_mp import logs
 from tasuki_mp.store.connect import connect_async
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import tasks
 
 JOB_CHANNEL: Final = "tasuki_job"
@@ -79,7 +80,7 @@ class Listener:
                     async for notification in connection.notifies():
                         self._pass_on(notification.channel, notification.payload)
             except psycopg.Error as error:
-                logs.event(logging.INFO, "not listening", error=str(error).strip().partition("\n")[0])
+                logs.event(logging.INFO, "not listening", error=in_words(error))
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(LONGEST_PAUSE, pause * 2)
 

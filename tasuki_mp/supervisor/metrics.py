@@ -18,7 +18,7 @@ from tasuki_mp.version import __version__
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-    from tasuki_mp.store.look import QueueDepth
+    from tasuki_mp.store.look import Depths
 
 RUNTIME_BOUNDS: Final = (
     0.001,
@@ -54,6 +54,8 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
     """Outcomes that are not yet written down."""
     heartbeat_age: float | None
     """Seconds since the last heartbeat that succeeded; None before the first."""
+    loop_lag: float
+    """Seconds since the loop last came round; a quarter of one is nothing."""
 
 
 class Histogram:
@@ -132,7 +134,7 @@ class Collector:
         self,
         metrics: Metrics,
         gauges: Callable[[], Gauges],
-        depths: Callable[[], list[QueueDepth] | None] | None = None,
+        depths: Callable[[], Depths | None] | None = None,
     ) -> None:
         self._metrics = metrics
         self._gauges = gauges
@@ -201,19 +203,26 @@ def _gauge_families(gauges: Gauges) -> Iterator[Metric]:
         ("tasuki_jobs_ready", "Leased jobs that wait for a slot here.", gauges.ready),
         ("tasuki_outbox", "Outcomes not yet written down.", gauges.outbox),
         ("tasuki_heartbeat_age_seconds", "Since the last heartbeat that succeeded.", gauges.heartbeat_age),
+        ("tasuki_loop_lag_seconds", "Since the loop last came round; up to 0.25 when idle.", gauges.loop_lag),
     ):
         if value is not None:
             yield GaugeMetricFamily(name, help_text, value=value)
 
 
-def _depth_families(depths: list[QueueDepth]) -> Iterator[Metric]:
+def _depth_families(depths: Depths) -> Iterator[Metric]:
     from prometheus_client.metrics_core import GaugeMetricFamily
 
     jobs = GaugeMetricFamily("tasuki_queue_jobs", "Live jobs in the whole database.", labels=["queue", "state"])
     oldest = GaugeMetricFamily("tasuki_queue_oldest_due_seconds", "Wait of the oldest due job.", labels=["queue"])
-    for depth in depths:
+    for depth in depths.queues:
         for state in ("due", "scheduled", "held", "running"):
             jobs.add_metric([depth.queue, state], getattr(depth, state))
         oldest.add_metric([depth.queue], depth.oldest_due)
     yield jobs
     yield oldest
+    for name, help_text, value in (
+        ("tasuki_unknown_handler_jobs", "Pending jobs of handlers nobody alive knows.", depths.unknown_jobs),
+        ("tasuki_unknown_handler_oldest_due_seconds", "Wait of the oldest of those.", depths.unknown_oldest_due),
+        ("tasuki_notification_queue_usage", "How full Postgres's queue is, 0 to 1.", depths.notification_usage),
+    ):
+        yield GaugeMetricFamily(name, help_text, value=value)

@@ -22,6 +22,7 @@ from tasuki_mp.followups import Spool, SpoolError
 from tasuki_mp.job import JobRow, Lease
 from tasuki_mp.outcome import ErrorInfo, ErrorKind, Settled
 from tasuki_mp.store import upkeep, work
+from tasuki_mp.store.words import in_words
 from tasuki_mp.store.work import FinishItem
 from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.alone import Alone
@@ -195,7 +196,7 @@ class Outbox:
                     logging.WARNING,
                     "finish failed, will send again",
                     waiting=len(self._entries),
-                    error=str(error).strip().partition("\n")[0],
+                    error=in_words(error),
                 )
                 await self._link.pause()
             flushed_at = clock.now()
@@ -221,9 +222,7 @@ class Outbox:
             try:
                 await self._finish_alone(entry)
             except (UnavailableError, psycopg.Error) as error:
-                logs.event(
-                    logging.WARNING, "finish failed, will send again", job=entry.lease.id, error=str(error).strip()
-                )
+                logs.event(logging.WARNING, "finish failed, will send again", job=entry.lease.id, error=in_words(error))
                 await self._alone.pause()
             self._tell_room(was_full=was_full)
             if not self._alone_entries:
@@ -311,7 +310,7 @@ class Outbox:
             await self._link.call(upkeep.ensure_partitions)
         elif not _is_poisonous(error):
             # A deadlock, a full disk, a lock held too long: nothing is wrong with the entries.
-            raise UnavailableError(f"{error} (SQLSTATE {code})".replace("\n", " ")) from error
+            raise UnavailableError(f"{in_words(error)} (SQLSTATE {code})") from error
         elif len(batch) > 1:
             middle = len(batch) // 2
             try:
@@ -325,7 +324,7 @@ class Outbox:
 
     def _without_checkpoint(self, entry: Entry, error: psycopg.Error) -> Entry:
         """The same without what may be the reason: the outcome counts more, and an earlier checkpoint stays."""
-        first = str(error).strip().partition("\n")[0]
+        first = in_words(error)
         logs.event(logging.ERROR, "checkpoint refused by the database", job=entry.lease.id, error=first)
         replaced = msgspec.structs.replace(entry, checkpoint="")
         self._entries[entry.lease.key] = replaced
@@ -334,8 +333,10 @@ class Outbox:
     def _unstorable(self, entry: Entry, error: psycopg.Error) -> Entry:
         """The entry that Postgres refuses, as a failure that it will take; raises if this was one already."""
         if entry.settled.error is not None and entry.settled.error.type == "ResultNotStorable":
-            raise UnavailableError(f"even the plain failure of job {entry.lease.id} is refused: {error}") from error
-        reason = f"Postgres refused to store this outcome: {error.diag.message_primary or error}"
+            raise UnavailableError(
+                f"even the plain failure of job {entry.lease.id} is refused: {in_words(error)}"
+            ) from error
+        reason = f"Postgres refused to store this outcome: {in_words(error)}"
         return self._fail(entry, ErrorKind.BAD_RESULT, "ResultNotStorable", f"ResultNotStorable: {reason}")
 
     def _fail(self, entry: Entry, kind: ErrorKind, name: str, message: str) -> Entry:

@@ -20,6 +20,7 @@ from tasuki_mp import logs, wire
 from tasuki_mp.errors import ConfigError
 from tasuki_mp.schedule import ScheduleInfo
 from tasuki_mp.store import schedules, upkeep
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import tasks
 from tasuki_mp.supervisor.dispatch import Dispatcher
 from tasuki_mp.supervisor.leaser import Leaser
@@ -136,7 +137,7 @@ class Reload:
                     await link.call(schedules.register, news.schedules, news.app_version)
                     scheduler.mind(news.schedules, names)
             except (UnavailableError, psycopg.Error) as error:
-                logs.event(logging.WARNING, "the changed handlers were not written down", error=str(error).strip())
+                logs.event(logging.WARNING, "the changed handlers were not written down", error=in_words(error))
             leaser.look_everywhere()
 
         self._known = hello.handlers, hello.schedules

@@ -18,6 +18,7 @@ import psycopg
 from tasuki_mp import logs
 from tasuki_mp.store import upkeep, work
 from tasuki_mp.store.upkeep import OtherSupervisor, SupervisorRow
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.heartbeat import Heartbeat
 from tasuki_mp.supervisor.hooks import Hooks
@@ -81,7 +82,7 @@ class Rescuer:
             try:
                 await self.look_around()
             except (UnavailableError, psycopg.Error) as error:
-                logs.event(logging.WARNING, "upkeep failed", error=str(error).strip().partition("\n")[0])
+                logs.event(logging.WARNING, "upkeep failed", error=in_words(error))
             await asyncio.sleep(self.row.lease_seconds / 3 * (0.8 + 0.4 * random.random()))
 
     async def look_around(self) -> None:

@@ -22,6 +22,7 @@ from tasuki_mp.errors import ScheduleError
 from tasuki_mp.schedule import ScheduleInfo
 from tasuki_mp.store import schedules
 from tasuki_mp.store.schedules import Fired, Mine
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.link import AsyncConnection, Link, UnavailableError
@@ -99,7 +100,7 @@ class Scheduler:
                 await self._link.pause()
                 continue
             except psycopg.Error as error:
-                logs.event(logging.WARNING, "schedules refused", sqlstate=error.sqlstate, error=str(error).strip())
+                logs.event(logging.WARNING, "schedules refused", sqlstate=error.sqlstate, error=in_words(error))
                 self._look_at = float("-inf")
                 await self._link.pause()
                 continue
@@ -148,7 +149,7 @@ class Scheduler:
             fired = await self._link.call(self._fire_in_time, names)
         except (psycopg.Error, ScheduleError) as error:
             if len(names) == 1:
-                logs.event(logging.ERROR, "tick can't be fired", schedule=names[0], error=str(error).strip())
+                logs.event(logging.ERROR, "tick can't be fired", schedule=names[0], error=in_words(error))
                 self._next.pop(names[0])  # until the schedules are read again
                 return
             for name in names:  # one that can't be fired must not keep the others back

@@ -61,8 +61,8 @@ class SlotEvents(Protocol):
     def jobs_returned(self, leases: list[Lease]) -> None:
         """These were never started, and can be dispatched elsewhere."""
 
-    def child_died(self, slot: Slot, child: Child, death: Death, *, was_expected: bool) -> None:
-        """A child's process is gone."""
+    def child_died(self, slot: Slot, child: Child, death: Death, lease: Lease | None, *, was_expected: bool) -> None:
+        """A child's process is gone, and with it the job of that lease, which it ran."""
 
     def start_failed(self, slot: Slot, error: Exception, failures: int) -> None:
         """No child came up; another try follows after a pause."""
@@ -392,7 +392,7 @@ class Slot:
             was_expected = was_expected or outcome is not None
             outcome = outcome or Died(_died_of(death, report, output))
             self._events.job_ended(self, child, lease, outcome, ran_for, output)
-        self._events.child_died(self, child, death, was_expected=was_expected)
+        self._events.child_died(self, child, death, died[0][0] if died else None, was_expected=was_expected)
         self._buried.pop(child).set()
         child.close()
 

@@ -27,7 +27,8 @@ from tasuki_mp.config import ExitCode, RunConfig
 from tasuki_mp.errors import AppImportError, DatabaseError
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import Room
-from tasuki_mp.store import schedules, upkeep
+from tasuki_mp.store import schedules, tls, upkeep
+from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import clock, crew, footing, identity, tasks, tree
 from tasuki_mp.supervisor.alone import Alone
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
@@ -92,6 +93,8 @@ def run(config: RunConfig, *, hooks: Hooks | None = None) -> int:
 async def _run(config: RunConfig, hooks: Hooks | None) -> int:
     for lack in footing.lacks():
         logs.event(logging.INFO, "not to be had here", what=lack.what, instead=lack.instead)
+    if (risk := tls.unverified(config.dsn)) is not None:
+        logs.event(logging.WARNING, str(risk), host=risk.host, sslmode=risk.sslmode, advice=risk.advice)
     return await Supervisor(config, hooks=hooks or Hooks()).run()
 
 
@@ -156,6 +159,8 @@ class Supervisor:
             hello = await self._start_first_child()
             if hello is not None:
                 await self._work(hello)
+            if self._error is None:
+                logs.event(logging.INFO, "stopped", exit_code=int(self._exit_code))
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
@@ -173,6 +178,9 @@ class Supervisor:
     async def _work(self, hello: wire.Hello) -> None:
         config, flow = self._config, self._flow
         queues = dict(config.queues) or dict.fromkeys(sorted({info.queue for info in hello.handlers}), 1)
+        for queue in sorted(set(queues) - {info.queue for info in hello.handlers}):
+            # Jobs may be sent there all the same, but more often it is a slip.
+            logs.event(logging.WARNING, "no handler of this application is in that queue", queue=queue)
         handlers = sorted(info.name for info in hello.handlers)
         flow.dispatcher.policies = {info.name: info.policy for info in hello.handlers}
         flow.dispatcher.room = Room(memory=config.memory_limit, cpus=config.procs)
@@ -272,7 +280,7 @@ class Supervisor:
             if self._scheduler is not None:
                 await upkeep_link.call(schedules.register, hello.schedules, hello.app_version)
         except (UnavailableError, psycopg.Error) as error:
-            raise DatabaseError(f"the database can't be used: {str(error).strip()}") from error
+            raise DatabaseError(f"the database can't be used: {in_words(error)}") from error
         self._vitals.start()
         for slot in self._slots[1:]:
             tasks.watch(slot.start(), self._failed)
@@ -400,11 +408,10 @@ class Supervisor:
                 await _twice(self._leaser.release_unknown)
                 await _twice(lambda: self._upkeep.call(upkeep.deregister, me.owner))
         except (UnavailableError, psycopg.Error, TimeoutError) as error:
-            logs.event(logging.WARNING, "could not say goodbye to the database", error=str(error).strip())
+            logs.event(logging.WARNING, "could not say goodbye to the database", error=in_words(error))
         if not is_flushed:
             logs.event(logging.ERROR, "outcomes not written, their jobs will run again", jobs=len(self._flow.outbox))
             self._exit_code = ExitCode.FORCED
-        logs.event(logging.INFO, "stopped", exit_code=int(self._exit_code))
 
     # ── what the parts tell ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -443,14 +450,16 @@ class Supervisor:
         if isinstance(error, ImportFailedError):
             self._error = AppImportError(self._config.app, str(error))
         elif failures >= START_TRIES:
-            self._error = AppImportError(self._config.app, f"no child process comes up: {error!r}")
+            self._error = AppImportError(self._config.app, f"no child process comes up: {error}")
         else:
             return
         self._ended.set()
 
     def _failed(self, error: BaseException) -> None:
         """A part has failed in a way that nobody foresaw: end in an orderly way what can be, and raise it then."""
-        logs.event(logging.CRITICAL, "stopping after an unexpected error", error=repr(error))
+        logs.event(
+            logging.CRITICAL, "stopping after an unexpected error", error=f"{type(error).__name__}: {in_words(error)}"
+        )
         self._error = self._error or error
         self._ended.set()
 

@@ -54,6 +54,7 @@ class Vitals:
             ready=len(self._flow.dispatcher),
             outbox=len(self._flow.outbox),
             heartbeat_age=self._flow.heartbeat.age,
+            loop_lag=clock.now() - self.ticked_at,
         )
 
     def health(self) -> Health:

@@ -30,7 +30,7 @@ class Patient:
 
 
 def made(host: str, patient: Patient | None = None, metrics: Metrics | None = None) -> HttpServer:
-    gauges = Gauges(slots=2, children=2, running=0, ready=0, outbox=0, heartbeat_age=None)
+    gauges = Gauges(slots=2, children=2, running=0, ready=0, outbox=0, heartbeat_age=None, loop_lag=0.0)
     return HttpServer(host, 0, patient or Patient(), Collector(metrics or Metrics(), lambda: gauges))
 
 

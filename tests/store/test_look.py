@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,7 +12,7 @@ import pytest
 
 from tasuki_mp.store import look
 from tasuki_mp.store.connect import connect
-from tasuki_mp.store.look import DepthProbe
+from tasuki_mp.store.look import DepthProbe, Depths
 from tests.support import jobs
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -178,23 +178,41 @@ def test_looking_changes_nothing_and_leaves_no_setting(looking: Connection) -> N
 
 def test_a_probe_asks_anew_only_after_a_while(conn: Connection, dsn: str) -> None:
     patient, eager = DepthProbe(dsn, every=3600), DepthProbe(dsn, every=0)
-    assert (patient(), eager()) == ([], [])
+    empty = Depths(queues=[], unknown_jobs=0, unknown_oldest_due=0.0, notification_usage=0.0)
+    assert (patient(), eager()) == (empty, empty)
     jobs.add(conn, queue="a", handler="h")
-    assert patient() == []
-    assert [depth.due for depth in eager() or ()] == [1]
+    assert patient() == empty
+    found = eager()
+    assert found is not None
+    assert [depth.due for depth in found.queues] == [1]
     patient.close()
     eager.close()
     eager.close()
 
 
+def test_a_probe_finds_jobs_of_handlers_that_nobody_knows(conn: Connection, dsn: str) -> None:
+    add_supervisor(conn, handlers=["a"])
+    jobs.add(conn, handler="a")
+    jobs.add(conn, handler="nobody_s", scheduled_at=datetime.now(UTC) - timedelta(minutes=5))
+    jobs.add(conn, handler="nobody_s")
+    jobs.add(conn, handler="a_later_one", scheduled_at=datetime.now(UTC) + timedelta(days=1))
+    probe = DepthProbe(dsn)
+    found = probe()
+    probe.close()
+    assert found is not None
+    assert found.unknown_jobs == 3
+    assert 299 < found.unknown_oldest_due < 400
+
+
 def test_a_probe_comes_back_after_a_lost_connection(conn: Connection, dsn: str) -> None:
     probe = DepthProbe(dsn, every=0)
-    assert probe() == []
+    assert probe() is not None
     conn.execute(
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'tasuki-mp metrics'"
+        " AND datname = current_database()"
     )
     assert probe() is None
-    assert probe() == []
+    assert probe() is not None
     probe.close()
 
 

@@ -98,7 +98,10 @@ def test_a_step_that_fails_leaves_nothing_of_itself(dsn: str, conn: Conn, extend
         migrate.migrate(dsn)
     assert conn.execute("SELECT to_regclass('tasuki.more')").fetchone() == (None,)
     assert len(applied(dsn)) == len(KNOWN)
-    assert conn.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
+    assert conn.execute(
+        """SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+            WHERE locktype = 'advisory' AND datname = current_database()"""
+    ).fetchone() == (0,)
 
 
 def test_a_step_without_a_transaction_is_recorded_too(dsn: str, extend: Extend) -> None:

@@ -84,6 +84,7 @@ def full(conn: Conn, prime: Callable[[], None]) -> None:
     prime()
 
 
+@pytest.mark.prunes
 @pytest.mark.parametrize("is_prepared", [True, False], ids=["prepared", "unprepared"])
 @pytest.mark.parametrize("before", [as_new, vacuumed_empty, tiny, drained, full])
 def test_a_batch_reads_its_own_rows(

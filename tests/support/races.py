@@ -64,7 +64,9 @@ class Races:
         """Their child was interrupted or killed: `_finish` sees to them."""
 
     def keep_now(self, key: Key) -> None: ...
-    def child_died(self, slot: Slot, child: Child, death: Death, *, was_expected: bool) -> None: ...
+    def child_died(
+        self, slot: Slot, child: Child, death: Death, lease: Lease | None, *, was_expected: bool
+    ) -> None: ...
 
     def frames_read(self, child: Child) -> float:
         return 0.0

@@ -105,6 +105,12 @@ def test_enqueue_of_a_handler_that_nobody_knows(tasuki: Tasuki, dsn: str, conn: 
     assert one(conn, "SELECT count(*) FROM tasuki.job") == (0,)
 
 
+def test_enqueue_of_what_can_be_no_handler(tasuki: Tasuki) -> None:
+    ended = tasuki("enqueue", "a\nb", "--queue", "default", "--dsn", "postgresql://127.0.0.1:1/x")
+    assert ended.code == ExitCode.USAGE
+    assert "'a\\nb' is no handler's name" in ended.err
+
+
 @pytest.mark.parametrize(
     ("payload", "message"),
     [

@@ -119,3 +119,12 @@ def test_a_batch_that_nobody_fills_any_more(tasuki: Tasuki, dsn: str, conn: Conn
     assert findings(tasuki, dsn) == (0, {})
     conn.execute("UPDATE tasuki.batch SET created_at = now() - interval '25 hours'")
     assert findings(tasuki, dsn) == (0, {"batches": "note"})
+
+
+def test_a_server_that_nothing_proves_to_be_the_right_one(
+    tasuki: Tasuki, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasuki_mp.store.tls._is_here", lambda _host: False)
+    code, found = findings(tasuki, dsn)
+    assert code != ExitCode.OK
+    assert found["tls"] == "warning"

@@ -95,6 +95,36 @@ def test_a_wrong_option_is_reported_before_anything_starts(tasuki: Tasuki, tmp_p
     assert "pyproject.toml: unknown option 'proc'" in complaint(ended.err)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--app", "nope"], "--app: 'nope' names no application; write it as package.module:name"),
+        (["--app", "shop/jobs.py:app"], "--app: 'shop/jobs.py:app' names no application"),
+        (["--app", "shop.jobs:app", "--app-dir", "/nowhere"], "--app-dir: '/nowhere' is no folder"),
+    ],
+)
+def test_what_can_be_no_application_is_refused_before_the_database_is_asked(
+    tasuki: Tasuki, options: list[str], message: str
+) -> None:
+    ended = tasuki("run", "--dsn", UNREACHABLE, *options)
+    assert ended.code == ExitCode.USAGE
+    assert message in complaint(ended.err)
+
+
+@pytest.mark.parametrize(
+    ("app", "message"),
+    [
+        ("tests.support.shop:nope", "the module tests.support.shop has no 'nope'"),
+        ("tests.support.shop:__name__", "is str, not a tasuki_mp.Tasuki application"),
+    ],
+)
+def test_a_module_without_the_application_is_said_in_a_line(tasuki: Tasuki, dsn: str, app: str, message: str) -> None:
+    ended = tasuki("run", "--dsn", dsn, "--app", app, "--app-dir", Path(__file__).parents[2])
+    assert ended.code == ExitCode.APP
+    assert message in ended.err.splitlines()[-1]
+    assert "Traceback" not in ended.err
+
+
 def test_debug_shows_the_traceback(tasuki: Tasuki) -> None:
     ended = tasuki("--debug", "status", "--dsn", "mysql://x")
     assert ended.code == ExitCode.USAGE

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.support import invariants, jobs, outages
 from tests.support.door import Door
@@ -46,8 +49,10 @@ TRANSIENT = {
     "40P01": "deadlock",
     "40001": "could not serialize",
     "57014": "statement timeout",
+    "25P03": "idle in transaction for too long",
     "53100": "disk full",
     "53200": "out of memory",
+    "53400": "configuration limit exceeded",
     "XX000": "internal error",
 }
 
@@ -133,6 +138,54 @@ def test_leasing_that_is_refused_is_tried_again_and_not_all_the_time(dsn: str, c
         assert supervised.stop() == 0
     assert (row["status"], row["attempt"]) == ("completed", 1)
     invariants.check(conn, [job_id])
+
+
+@pytest.fixture
+def worker(dsn: str, conn: Conn) -> Iterator[str]:
+    """The name of a role that may do what a supervisor does, and is no superuser: only such a one can find no place."""
+    role = f"worker_{conn.info.backend_pid}"
+    conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'".encode())
+    for rights in ("USAGE ON SCHEMA", "ALL ON ALL TABLES IN SCHEMA", "ALL ON ALL SEQUENCES IN SCHEMA"):
+        conn.execute(f"GRANT {rights} tasuki TO {role}".encode())
+    yield role
+    conn.execute(f"DROP OWNED BY {role}".encode())
+    conn.execute(f"DROP ROLE {role}".encode())
+
+
+def test_a_server_without_a_free_place_is_waited_for(dsn: str, conn: Conn, worker: str) -> None:
+    """SQLSTATE 53300, "too many connections"."""
+    with Door() as door, Supervised(make_conninfo(dsn, user=worker, password="secret")) as supervised:  # noqa: S106
+        running = jobs.add(conn, handler="hold", payload={"door": door.path})
+        visitor = door.visitor()
+        conn.execute(f"ALTER ROLE {worker} CONNECTION LIMIT 0".encode())
+        outages.terminate(conn, "tasuki-mp")
+        job_id = jobs.add(conn, handler="note")
+        visitor.tell("return kept")
+        for name in ("lease failed", "finish failed, will send again", "heartbeat failed"):
+            while "too many connections" not in supervised.event(name)["error"]:
+                continue  # the first says that the connection was lost
+        assert jobs.status(conn, running) == "running"
+        conn.execute(f"ALTER ROLE {worker} CONNECTION LIMIT -1".encode())
+        rows = [jobs.wait_final(conn, each) for each in (running, job_id)]
+        assert supervised.stop() == 0
+    assert {(row["status"], row["attempt"]) for row in rows} == {("completed", 1)}
+    invariants.check(conn, [running, job_id])
+
+
+def test_what_postgres_quotes_of_a_row_is_not_logged(dsn: str, conn: Conn) -> None:
+    """ "Failing row contains (…)": the details of a refusal are the payload."""
+    conn.execute("ALTER TABLE tasuki.job ADD CONSTRAINT idle CHECK (status <> 'running')")
+    conn.execute("ALTER TABLE tasuki.job_archive ADD CONSTRAINT empty CHECK (status <> 'completed')")
+    job_id = jobs.add(conn, handler="note", payload={"text": "s3cret"})
+    with Supervised(dsn) as supervised:
+        refused = supervised.event("lease refused")
+        assert refused["error"] == 'new row for relation "job" violates check constraint "idle"'
+        conn.execute("ALTER TABLE tasuki.job DROP CONSTRAINT idle")
+        error = jobs.wait_final(conn, job_id)["error"]
+        assert supervised.stop() == 0
+        supervised.rest()
+    assert error["type"] == "ResultNotStorable"
+    assert "s3cret" not in "\n".join(supervised.log)
 
 
 def test_when_the_outbox_is_full_nothing_more_is_leased(dsn: str, conn: Conn) -> None:

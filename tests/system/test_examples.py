@@ -42,6 +42,18 @@ def load(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize("name", ["counter", "mandelbrot", "web_transaction"])
+@pytest.mark.parametrize("dsn", ["postgresql://127.0.0.1:1/nobody", "nonsense", ""])
+def test_without_a_database_each_says_so_and_no_more(name: str, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TASUKI_DSN", raising=False)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--dsn", dsn]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode > 0
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_counter_is_enqueued_and_counted(dsn: str, conn: psycopg.Connection[Any]) -> None:
     printed = run(EXAMPLES / "counter.py", "--dsn", dsn, "--count", 1)
     assert "enqueued 1 as job 1" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,24 @@ def test_a_signal_at_any_point_ends_it_without_loss(dsn: str, conn: Conn, point:
     else:
         assert jobs.status(conn, job_id) == "completed"
     invariants.check(conn, [job_id])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("module", ["multiprocessing.resource_tracker", "multiprocessing.forkserver"])
+def test_a_signal_to_the_group_while_its_processes_start(dsn: str, number: signal.Signals, module: str) -> None:
+    with Supervised(dsn, procs=2, new_session=True) as supervised:
+        wait_until(lambda: any(module in each.command for each in leaks.tagged(supervised.tag)), module)
+        os.killpg(supervised.pid, number)
+        if number == signal.SIGQUIT:  # the supervisor has no answer to it, and ends as any program does
+            assert supervised.wait() == -number
+        else:
+            assert supervised.event("stopping")["signal"] == number.name
+            assert supervised.wait() == ExitCode.OK
+        events = [event["event"] for event in supervised.rest()]
+        leaks.assert_none(supervised.tag)
+    assert "child did not start" not in events
+    assert number == signal.SIGQUIT or events[-1] == "stopped"
+    assert [line for line in supervised.log if not line.startswith(("{", "tasuki-mp ", "applied "))] == []
 
 
 APP_THAT_HANGS = """

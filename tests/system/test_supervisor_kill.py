@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 from pathlib import Path
@@ -146,12 +147,16 @@ def test_jobs_outlive_their_forkserver(dsn: str, conn: Conn) -> None:
     invariants.check(conn, ids + more)
 
 
-def test_the_forkserver_ignores_what_is_sent_to_the_whole_group(dsn: str, conn: Conn) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_what_is_sent_to_the_whole_group_is_for_the_supervisor_alone(
+    dsn: str, conn: Conn, number: signal.Signals
+) -> None:
     with Door() as door, Supervised(dsn, new_session=True) as supervised:
         supervised.started()
         job_id = jobs.add(conn, handler="hold", payload={"door": door.path})
         visitor = door.visitor()
-        os.killpg(supervised.pid, signal.SIGTERM)
+        assert blocked(visitor.pid) == blocked(parent_of(visitor.pid)) == 0
+        os.killpg(supervised.pid, number)
         supervised.event("stopping")
         visitor.tell("return in peace")
         assert supervised.wait() == 0
@@ -160,7 +165,15 @@ def test_the_forkserver_ignores_what_is_sent_to_the_whole_group(dsn: str, conn: 
     assert row is not None and (row["status"], row["attempt"]) == ("completed", 1)
     assert "forkserver died, child runs on" not in events
     assert "child died" not in events
+    assert "Traceback" not in "\n".join(supervised.log)
     invariants.check(conn, [job_id])
+
+
+def blocked(pid: int) -> int:
+    """The signals that the process has blocked, as a mask."""
+    return int(
+        re.findall(r"^SigBlk:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(encoding="ascii"), re.MULTILINE)[0], 16
+    )
 
 
 def parent_of(pid: int) -> int:

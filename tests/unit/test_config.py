@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tasuki_mp import Client
 from tasuki_mp.config import RunConfig, describe_dsn, find_dsn, run_config
 from tasuki_mp.errors import ConfigError
 
@@ -147,6 +148,21 @@ def test_pyproject_holds_no_dsn(tmp_path: Path) -> None:
         find_dsn(environ=environ(tmp_path), directory=tmp_path)
     with pytest.raises(ConfigError, match=r"pyproject\.toml: a dsn does not belong"):
         config(tmp_path)
+
+
+def test_a_file_of_another_shape_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("tool = 3")
+    with pytest.raises(ConfigError, match=r"pyproject\.toml: tool must be a table"):
+        config(tmp_path)
+    given = tmp_path / "given.toml"
+    given.write_text("dsn = 5")
+    with pytest.raises(ConfigError, match=r"given\.toml: dsn must be a text; write postgresql://"):
+        find_dsn(None, given, environ=environ(tmp_path), directory=tmp_path)
+
+
+def test_a_wrong_dsn_in_the_source_is_not_blamed_on_the_command_line() -> None:
+    with pytest.raises(ConfigError, match=r"^dsn can't be read"), Client("nonsense") as client:
+        client.status(1)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,13 @@ def test_a_delay_into_the_past_or_beyond_a_century_is_refused(delay: float) -> N
         JOB.after(delay)
 
 
+def test_what_is_no_time_is_refused_by_its_name() -> None:
+    with pytest.raises(TypeError, match="at\\(\\) takes a datetime with a time zone, not 'tomorrow'"):
+        JOB.at("tomorrow")
+    with pytest.raises(TypeError, match="after\\(\\) takes a timedelta or a number of seconds, not 'a while'"):
+        JOB.after("a while")
+
+
 def test_an_instant_without_a_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="no time zone"):
         JOB.at(datetime(2030, 1, 1))  # noqa: DTZ001  that is the point

@@ -5,14 +5,14 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tasuki_mp.store.look import QueueDepth
+from tasuki_mp.store.look import Depths, QueueDepth
 from tasuki_mp.supervisor.metrics import Collector, Gauges, Histogram, Metrics
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def gauges(heartbeat_age: float | None = 0.5) -> Gauges:
-    return Gauges(slots=4, children=3, running=2, ready=1, outbox=5, heartbeat_age=heartbeat_age)
+    return Gauges(slots=4, children=3, running=2, ready=1, outbox=5, heartbeat_age=heartbeat_age, loop_lag=0.1)
 
 
 def samples(collector: Collector) -> Samples:
@@ -76,6 +76,7 @@ def test_the_rest_is_counted_too() -> None:
     assert value(found, "tasuki_jobs_ready") == 1
     assert value(found, "tasuki_outbox") == 5
     assert value(found, "tasuki_heartbeat_age_seconds") == 0.5
+    assert value(found, "tasuki_loop_lag_seconds") == 0.1
 
 
 def test_what_is_not_known_has_no_figure() -> None:
@@ -86,13 +87,17 @@ def test_what_is_not_known_has_no_figure() -> None:
 
 def test_queue_depths() -> None:
     depth = QueueDepth(queue="a", due=3, scheduled=2, held=1, running=4, oldest_due=7.5)
-    found = samples(Collector(Metrics(), gauges, lambda: [depth]))
+    depths = Depths(queues=[depth], unknown_jobs=6, unknown_oldest_due=61.5, notification_usage=0.25)
+    found = samples(Collector(Metrics(), gauges, lambda: depths))
     states = {
         state: value(found, "tasuki_queue_jobs", queue="a", state=state) for state in ("due", "scheduled", "held")
     }
     assert states == {"due": 3, "scheduled": 2, "held": 1}
     assert value(found, "tasuki_queue_jobs", queue="a", state="running") == 4
     assert value(found, "tasuki_queue_oldest_due_seconds", queue="a") == 7.5
+    assert value(found, "tasuki_unknown_handler_jobs") == 6
+    assert value(found, "tasuki_unknown_handler_oldest_due_seconds") == 61.5
+    assert value(found, "tasuki_notification_queue_usage") == 0.25
 
 
 def test_a_histogram_puts_a_bound_into_its_own_bucket() -> None:

@@ -193,6 +193,24 @@ def test_the_place_is_read_from_the_decoder_s_words(message: str, expected: tupl
     assert payload.place(msgspec.ValidationError(message)) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "reason"),
+    [
+        (rb'{"n": "\ud800"}', "$.n", "contains a lone surrogate"),
+        (rb'{"a": [1, {"n\uDC00": 2}]}', r"$.a[1]['n\udc00']", "contains a lone surrogate"),
+        (rb'{"n": 1e400}', "$.n", "Number out of range"),
+        (rb'{"a": {"n": [1, -1e400]}}', "$.a.n[1]", "Number out of range"),
+        (rb'{"n": "\ud83d\ude00", "m": "abc', "$", "is no JSON (Input data was truncated)"),
+        (rb'{"n": "\ud800', "$", "is no JSON"),
+    ],
+)
+def test_the_place_is_found_where_the_decoder_does_not_say_it(text: bytes, path: str, reason: str) -> None:
+    with pytest.raises(payload.FlawError) as caught:
+        payload.check_text(text, limit=1000)
+    assert caught.value.path == path
+    assert caught.value.reason.startswith(reason)
+
+
 TEXT = st.text(st.characters())  # lone surrogates and NUL included
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.binary(),

@@ -16,6 +16,7 @@ _EMPTY = """
     DELETE FROM tasuki.attempt;
     DELETE FROM tasuki.handler;
     DELETE FROM tasuki.unique_key;
+    DELETE FROM tasuki.waiter;
     DROP TABLE IF EXISTS purchase;
 """
 

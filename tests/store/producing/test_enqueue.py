@@ -429,6 +429,16 @@ def test_a_failed_transaction_says_roll_back(dsn: str, client: Client) -> None:
             client.enqueue_many([anything.job()], own)
 
 
+@pytest.mark.usefixtures("own_database")
+def test_what_postgres_quotes_of_a_row_is_not_repeated(client: Client, conn: Conn) -> None:
+    """ "Failing row contains (…)": the details of a refusal are the payload."""
+    conn.execute('ALTER TABLE tasuki.job ADD CONSTRAINT "full" CHECK (false)')
+    for enqueue in (client.enqueue, lambda job: client.enqueue_many([job])):
+        with pytest.raises(DatabaseError, match='constraint "full"') as caught:
+            enqueue(anything.job("s3cret"))
+        assert "s3cret" not in str(caught.value)
+
+
 def test_a_role_without_rights_is_told_so(dsn: str, client: Client, conn: Conn, postgres: Postgres) -> None:
     role = f"tasuki_stranger_{conninfo_to_dict(dsn)['dbname']}"
     conn.execute(f"CREATE ROLE {role}")
@@ -504,7 +514,9 @@ def test_cancelled_tasks_give_their_connections_back(dsn: str, conn: Conn) -> No
 
 
 def waits_for_a_lock(conn: Conn) -> bool:
-    row = conn.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)").fetchone()
+    row = conn.execute(
+        """SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"""
+    ).fetchone()
     return row == (True,)
 
 

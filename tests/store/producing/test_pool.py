@@ -33,7 +33,9 @@ def jobs(conn: Conn) -> list[Any]:
 
 
 def waiting(conn: Conn) -> int:
-    row = conn.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
+    row = conn.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    ).fetchone()
     assert row is not None
     return int(row[0])
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+import pytest
 
 from tasuki_mp import store
 from tests.support import jobs
@@ -115,6 +116,7 @@ def test_the_instant_can_be_given(conn: Conn, one: Holder) -> None:
     assert row["lease_expires_at"] == datetime(2100, 1, 1, 0, 1, tzinfo=UTC)
 
 
+@pytest.mark.prunes
 def test_its_updates_are_hot(conn: Conn, one: Holder) -> None:
     jobs.fill(conn, 400)
     leases = one.lease(400)
