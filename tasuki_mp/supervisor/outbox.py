@@ -118,6 +118,8 @@ class Outbox:
         self._entries: dict[Key, Entry] = {}
         self._alone_entries: dict[Key, Entry] = {}
         """Those that are finished one by one, beside the batches."""
+        self._was_full = False
+        """Whether somebody may wait for room."""
         self._alone_wanted = asyncio.Event()
         self._alone_task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
@@ -142,8 +144,10 @@ class Outbox:
         if entry.is_alone:
             self._alone_entries[entry.lease.key] = entry
             self._alone_wanted.set()
+            self._was_full |= self.is_full
             return
         self._entries[entry.lease.key] = entry
+        self._was_full |= self.is_full
         self._wanted.set()
         if len(self._entries) >= BATCH:
             self._enough.set()
@@ -187,7 +191,6 @@ class Outbox:
                 await tasks.wait_at_most(self._enough, wait)
             self._enough.clear()
             batch = list(islice(self._entries.values(), BATCH))
-            was_full = self.is_full
             started = clock.now()
             try:
                 await self._flush(batch)
@@ -201,13 +204,14 @@ class Outbox:
                 await self._link.pause()
             flushed_at = clock.now()
             took = flushed_at - started
-            self._tell_room(was_full=was_full)
+            self._tell_room()
             if not self._entries:
                 self._wanted.clear()
                 self._look_empty()
 
-    def _tell_room(self, *, was_full: bool) -> None:
-        if was_full and not self.is_full:
+    def _tell_room(self) -> None:
+        if self._was_full and not self.is_full:
+            self._was_full = False
             self._events.outbox_has_room()
 
     def _look_empty(self) -> None:
@@ -218,13 +222,12 @@ class Outbox:
         while True:
             await self._alone_wanted.wait()
             entry = next(iter(self._alone_entries.values()))
-            was_full = self.is_full
             try:
                 await self._finish_alone(entry)
             except (UnavailableError, psycopg.Error) as error:
                 logs.event(logging.WARNING, "finish failed, will send again", job=entry.lease.id, error=in_words(error))
                 await self._alone.pause()
-            self._tell_room(was_full=was_full)
+            self._tell_room()
             if not self._alone_entries:
                 self._alone_wanted.clear()
                 self._look_empty()
