@@ -84,6 +84,10 @@ begin
   if enqueue.handler is null then
     raise exception 'a job needs the name of its handler' using errcode = 'null_value_not_allowed';
   end if;
+  if length(enqueue.handler) not between 1 and 200 then
+    raise exception 'a handler''s name has 1 to 200 characters, not %', length(enqueue.handler)
+      using errcode = 'invalid_parameter_value';
+  end if;
   if enqueue.payload is null or jsonb_typeof(enqueue.payload) <> 'object' then
     raise exception 'the payload of handler "%" must be a JSON object, not %', enqueue.handler,
       coalesce(jsonb_typeof(enqueue.payload), 'null')
@@ -124,6 +128,21 @@ begin
         hint = 'Handlers become known when a supervisor of their application starts. To enqueue before that, give the queue.';
   end if;
   wait_under := coalesce(enqueue.queue, declared.queue);
+  if (wait_under collate "C") !~ '^[A-Za-z0-9_.:-]{1,57}$' then
+    raise exception 'a queue can''t be named "%"', wait_under
+      using errcode = 'invalid_parameter_value', hint = 'Up to 57 letters, digits and characters of "_.:-".';
+  end if;
+  if enqueue.scheduled_at not between '1900-01-01 00:00:00+00' and '2200-01-01 00:00:00+00' then
+    raise exception 'a job can''t be scheduled at "%"', enqueue.scheduled_at
+      using errcode = 'invalid_parameter_value', hint = 'Any time from 1900 to 2200.';
+  end if;
+  if enqueue.priority not between 0 and 3 then
+    raise exception 'priority is 0 (first) to 3 (last), not %', enqueue.priority
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if enqueue.max_attempts < 1 then
+    raise exception 'max_attempts is 1 or more, not %', enqueue.max_attempts using errcode = 'invalid_parameter_value';
+  end if;
 
   if enqueue.on_conflict not in ('skip', 'replace', 'raise') then
     raise exception 'on_conflict is skip, replace or raise, not "%"', enqueue.on_conflict
