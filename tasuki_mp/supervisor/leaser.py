@@ -270,8 +270,10 @@ class Leaser:
         began = clock.now()
         ahead = await self._link.call(upkeep.next_due, queues=self._queues, reach=self._events.reach())
         self._looked_at = clock.now()
-        if self._server_time is not None:  # the first finds every cache cold
-            self._next_look = self._looked_at + watermark.FULL_SCAN_SHARE * (self._looked_at - began)
+        took = self._looked_at - began
+        if self._server_time is None:
+            took = watermark.warm(took)
+        self._next_look = self._looked_at + watermark.FULL_SCAN_SHARE * took
         self._due_at = float("inf") if ahead.seconds is None else self._looked_at + ahead.seconds
         self._server_time = (ahead.looked_at, self._looked_at)
         if ahead.limited != self._limited:
@@ -285,11 +287,12 @@ class Leaser:
             await self._look_ahead()
         order = self._stride.order(self._queues)
         quotas = self._stride.quotas(order, wanted)
+        back = self._marks.look_back(at=began)
         entries = [
             work.LeaseEntry(
                 queue=queue,
                 priority=priority,
-                after_at=None if is_full else self._marks.start_of(queue, priority),
+                after_at=None if is_full else self._marks.start_of(queue, priority, back),
                 limit=min(wanted, quotas[queue]),
             )
             for queue in order

@@ -13,7 +13,12 @@ from typing import Final
 
 from tasuki_mp.job import PRIORITIES, Lease
 
-LOOK_BACK: Final = timedelta(milliseconds=100)
+LOOK_BACK: Final = timedelta(milliseconds=150)
+LOOK_BACK_EVERY: Final = 0.05
+"""Seconds. A short scan that follows another so soon begins at the mark itself: under an old transaction, what was taken in the
+last 150 ms took a busy supervisor's server half as long as the jobs themselves."""
+COLD: Final = 0.1
+"""Seconds that the first look at everything may take for finding every cache cold."""
 FULL_SCAN_EVERY: Final = 30.0
 FULL_SCAN_SHARE: Final = 100.0
 """A full scan comes no sooner than this many times its own duration after the last one: it takes a hundredth of the time."""
@@ -25,13 +30,21 @@ class Watermarks:
 
     def __init__(self) -> None:
         self._marks: dict[tuple[str, int], datetime] = {}
+        self._looked_back_at = float("-inf")
         self._scanned_at = float("-inf")
         self._scan_took = 0.0
 
-    def start_of(self, queue: str, priority: int) -> datetime | None:
+    def look_back(self, *, at: float) -> timedelta:
+        """How far behind the marks the short scan at that time begins."""
+        if at - self._looked_back_at < LOOK_BACK_EVERY:
+            return timedelta()
+        self._looked_back_at = at
+        return LOOK_BACK
+
+    def start_of(self, queue: str, priority: int, back: timedelta = LOOK_BACK) -> datetime | None:
         """Where a short scan begins; None is the beginning."""
         mark = self._marks.get((queue, priority))
-        return None if mark is None else mark - LOOK_BACK
+        return None if mark is None else mark - back
 
     def took(self, leases: Iterable[Lease], *, is_full: bool) -> None:
         """These leases were just given out. A full scan sets the marks, also backwards; a short one only advances them."""
@@ -62,8 +75,8 @@ class Watermarks:
                 self._marks[queue, priority] = to
 
     def full_scan_done(self, *, at: float, took: float) -> None:
-        """The first one says nothing about the next: it finds every cache cold."""
-        self._scan_took = took if self._scanned_at > float("-inf") else 0.0
+        """What the first one takes is not all repeated by the next."""
+        self._scan_took = took if self._scanned_at > float("-inf") else warm(took)
         self._scanned_at = at
 
     def may_full_scan(self, at: float) -> bool:
@@ -76,3 +89,8 @@ class Watermarks:
     def must_full_scan(self, at: float) -> bool:
         """Whether one is due although jobs are being found."""
         return at - self._scanned_at >= max(FULL_SCAN_EVERY, FULL_SCAN_SHARE * self._scan_took)
+
+
+def warm(seconds: float) -> float:
+    """What the first look at everything would have taken, had the caches been warm: no more than that, at least."""
+    return max(0.0, seconds - COLD)

@@ -20,7 +20,7 @@ from tasuki_mp.supervisor.rescue import has_served_quarantine
 from tasuki_mp.supervisor.stride import Stride
 from tasuki_mp.supervisor.tokens import Tokens
 from tasuki_mp.supervisor.usage import Place, Used, usage_json
-from tasuki_mp.supervisor.watermark import Watermarks
+from tasuki_mp.supervisor.watermark import LOOK_BACK, Watermarks
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -106,17 +106,25 @@ def test_a_short_scan_begins_a_little_before_what_was_taken_last() -> None:
     marks = Watermarks()
     assert marks.start_of("a", 2) is None
     marks.took([lease(1, at=5), lease(2, at=9), lease(3, queue="b", at=1)], is_full=False)
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=8.9)
-    assert marks.start_of("b", 2) == T0 + timedelta(seconds=0.9)
+    assert marks.start_of("a", 2) == T0 + timedelta(seconds=8.85)
+    assert marks.start_of("b", 2) == T0 + timedelta(seconds=0.85)
 
 
 def test_only_a_full_scan_sets_a_mark_backwards() -> None:
     marks = Watermarks()
     marks.took([lease(1, at=100)], is_full=False)
     marks.took([lease(2, at=50)], is_full=False)
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=99.9)
+    assert marks.start_of("a", 2) == T0 + timedelta(seconds=99.85)
     marks.took([lease(3, at=50)], is_full=True)
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=49.9)
+    assert marks.start_of("a", 2) == T0 + timedelta(seconds=49.85)
+
+
+def test_of_short_scans_that_follow_each_other_closely_few_look_back() -> None:
+    marks = Watermarks()
+    backs = [marks.look_back(at=n / 100) for n in range(11)]
+    assert backs == [LOOK_BACK, *[timedelta()] * 4] * 2 + [LOOK_BACK]
+    marks.took([lease(1, at=5)], is_full=False)
+    assert marks.start_of("a", 2, timedelta()) == T0 + timedelta(seconds=5)
 
 
 def test_full_scans_come_every_half_minute_and_no_sooner_than_a_hundred_times_their_cost() -> None:
@@ -139,16 +147,22 @@ def test_where_a_look_at_everything_took_long_and_found_nothing_the_next_scan_be
     assert marks.start_of("a", 2) is None
     marks.full_scan_done(at=0.0, took=0.5)
     marks.found_none(["a"], at=T0)
-    assert [marks.start_of("a", priority) for priority in (0, 3)] == [T0 - timedelta(seconds=0.1)] * 2
+    assert [marks.start_of("a", priority) for priority in (0, 3)] == [T0 - LOOK_BACK] * 2
     assert marks.start_of("b", 2) is None
 
 
 def test_the_first_look_at_everything_says_nothing_about_the_cost_of_the_next() -> None:
     marks = Watermarks()
-    marks.full_scan_done(at=0.0, took=0.5)
+    marks.full_scan_done(at=0.0, took=0.1)
     assert marks.may_full_scan(1.0)
-    marks.full_scan_done(at=1.0, took=0.5)
-    assert not marks.may_full_scan(50.9)
+    marks.full_scan_done(at=1.0, took=0.1)
+    assert not marks.may_full_scan(10.9)
+
+
+def test_the_first_look_counts_where_it_takes_longer_than_cold_caches_do() -> None:
+    marks = Watermarks()
+    marks.full_scan_done(at=0.0, took=0.3)
+    assert not marks.may_full_scan(19.9)
 
 
 def test_jobs_that_became_due_again_lower_the_mark_of_their_queue_and_never_raise_it() -> None:
@@ -156,9 +170,9 @@ def test_jobs_that_became_due_again_lower_the_mark_of_their_queue_and_never_rais
     marks.took([lease(1, at=100), lease(2, queue="b", at=100)], is_full=False)
     marks.lower("a", to=T0 + timedelta(seconds=60))
     marks.lower("a", to=T0 + timedelta(seconds=80))
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=59.9)
+    assert marks.start_of("a", 2) == T0 + timedelta(seconds=60) - LOOK_BACK
     assert marks.start_of("a", 1) is None
-    assert marks.start_of("b", 2) == T0 + timedelta(seconds=99.9)
+    assert marks.start_of("b", 2) == T0 + timedelta(seconds=100) - LOOK_BACK
 
 
 # ── tokens, quarantine ────────────────────────────────────────────────────────────────────────────────────────────────
