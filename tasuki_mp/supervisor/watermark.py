@@ -15,8 +15,8 @@ from tasuki_mp.job import PRIORITIES, Lease
 
 LOOK_BACK: Final = timedelta(milliseconds=150)
 LOOK_BACK_EVERY: Final = 0.05
-"""Seconds. A short scan that follows another so soon begins at the mark itself: under an old transaction, what was taken in the
-last 150 ms took a busy supervisor's server half as long as the jobs themselves."""
+"""Seconds. A short scan that follows another so soon begins at the mark itself: under an old transaction, to pass over
+what was taken in the last 150 ms cost a busy server half as much as the lease."""
 COLD: Final = 0.1
 """Seconds that the first look at everything may take for finding every cache cold."""
 FULL_SCAN_EVERY: Final = 30.0
