@@ -287,12 +287,11 @@ class Leaser:
             await self._look_ahead()
         order = self._stride.order(self._queues)
         quotas = self._stride.quotas(order, wanted)
-        back = self._marks.look_back(at=began)
         entries = [
             work.LeaseEntry(
                 queue=queue,
                 priority=priority,
-                after_at=None if is_full else self._marks.start_of(queue, priority, back),
+                after_at=None if is_full else self._marks.start_of(queue, priority),
                 limit=min(wanted, quotas[queue]),
             )
             for queue in order

@@ -13,10 +13,7 @@ from typing import Final
 
 from tasuki_mp.job import PRIORITIES, Lease
 
-LOOK_BACK: Final = timedelta(milliseconds=150)
-LOOK_BACK_EVERY: Final = 0.05
-"""Seconds. A short scan that follows another so soon begins at the mark itself: under an old transaction, to pass over
-what was taken in the last 150 ms cost a busy server half as much as the lease."""
+LOOK_BACK: Final = timedelta(milliseconds=100)
 COLD: Final = 0.1
 """Seconds that the first look at everything may take for finding every cache cold."""
 FULL_SCAN_EVERY: Final = 30.0
@@ -30,21 +27,13 @@ class Watermarks:
 
     def __init__(self) -> None:
         self._marks: dict[tuple[str, int], datetime] = {}
-        self._looked_back_at = float("-inf")
         self._scanned_at = float("-inf")
         self._scan_took = 0.0
 
-    def look_back(self, *, at: float) -> timedelta:
-        """How far behind the marks the short scan at that time begins."""
-        if at - self._looked_back_at < LOOK_BACK_EVERY:
-            return timedelta()
-        self._looked_back_at = at
-        return LOOK_BACK
-
-    def start_of(self, queue: str, priority: int, back: timedelta = LOOK_BACK) -> datetime | None:
+    def start_of(self, queue: str, priority: int) -> datetime | None:
         """Where a short scan begins; None is the beginning."""
         mark = self._marks.get((queue, priority))
-        return None if mark is None else mark - back
+        return None if mark is None else mark - LOOK_BACK
 
     def took(self, leases: Iterable[Lease], *, is_full: bool) -> None:
         """These leases were just given out. A full scan sets the marks, also backwards; a short one only advances them."""

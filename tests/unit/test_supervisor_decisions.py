@@ -106,25 +106,17 @@ def test_a_short_scan_begins_a_little_before_what_was_taken_last() -> None:
     marks = Watermarks()
     assert marks.start_of("a", 2) is None
     marks.took([lease(1, at=5), lease(2, at=9), lease(3, queue="b", at=1)], is_full=False)
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=8.85)
-    assert marks.start_of("b", 2) == T0 + timedelta(seconds=0.85)
+    assert marks.start_of("a", 2) == T0 + timedelta(seconds=9) - LOOK_BACK
+    assert marks.start_of("b", 2) == T0 + timedelta(seconds=1) - LOOK_BACK
 
 
 def test_only_a_full_scan_sets_a_mark_backwards() -> None:
     marks = Watermarks()
     marks.took([lease(1, at=100)], is_full=False)
     marks.took([lease(2, at=50)], is_full=False)
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=99.85)
+    assert marks.start_of("a", 2) == T0 + timedelta(seconds=100) - LOOK_BACK
     marks.took([lease(3, at=50)], is_full=True)
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=49.85)
-
-
-def test_of_short_scans_that_follow_each_other_closely_few_look_back() -> None:
-    marks = Watermarks()
-    backs = [marks.look_back(at=n / 100) for n in range(11)]
-    assert backs == [LOOK_BACK, *[timedelta()] * 4] * 2 + [LOOK_BACK]
-    marks.took([lease(1, at=5)], is_full=False)
-    assert marks.start_of("a", 2, timedelta()) == T0 + timedelta(seconds=5)
+    assert marks.start_of("a", 2) == T0 + timedelta(seconds=50) - LOOK_BACK
 
 
 def test_full_scans_come_every_half_minute_and_no_sooner_than_a_hundred_times_their_cost() -> None:
