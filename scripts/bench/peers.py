@@ -30,6 +30,7 @@ CELERY: Final = ("celery==5.7.0", "redis==8.1.0", "packaging==26.3")
 BATCH_SIZES: Final = (50, 100, 250)
 """500 was slower again."""
 DEFAULT_BATCH: Final = 10
+PGQUEUER_BY_DEFAULT: Final = f"pgqueuer with its default batch size of {DEFAULT_BATCH}"
 PREFETCH: Final = 64
 """What Celery's manual advises for many short tasks; 1, 4 (its default), 256 and no limit were no faster."""
 FEWER: Final = 5
@@ -51,7 +52,7 @@ def noop(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
             "steady jobs/s, first start to last finish": jobs / steady,
             "pgqueuer's": jobs / their_steady,
             "its best batch size": float(best),
-            f"pgqueuer with its default batch size of {DEFAULT_BATCH}": jobs / by_default,
+            PGQUEUER_BY_DEFAULT: jobs / by_default,
             "ratio to that": by_default / total,
         }
         return Pair(jobs / total, jobs / theirs, theirs / total, extra)

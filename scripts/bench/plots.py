@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
+from scripts.bench.peers import PGQUEUER_BY_DEFAULT
+
 WIDTH: Final = 760
 LEFT: Final = 190
 """Where the scale begins: what is before it is for names."""
@@ -61,8 +63,12 @@ class Measured:
     reference: Sequence[float]
     ratios: Sequence[float]
     goal: float | None
-    sizes: Sequence[float]
-    """The backlog of each pair, for the row that is about it."""
+    extras: Sequence[Mapping[str, float]]
+    """What else each pair says."""
+
+    def also(self, key: str) -> list[float]:
+        """One of those, of each pair that has it."""
+        return [found[key] for found in self.extras if key in found]
 
 
 def main() -> int:
@@ -100,7 +106,7 @@ def _rows(results: Sequence[Mapping[str, Any]]) -> dict[str, Measured]:
             [pair["reference"] for pair in pairs],
             [pair["ratio"] for pair in pairs],
             goals[name],
-            [pair["extra"].get("due jobs", math.nan) for pair in pairs],
+            [pair["extra"] for pair in pairs],
         )
         for name, pairs in found.items()
     }
@@ -115,12 +121,14 @@ def noop(rows: Mapping[str, Measured]) -> Iterator[str]:
     ours: list[float] = []
     for name, label, what in (
         ("noop-pool", "bare ProcessPoolExecutor", "no queue at all"),
-        ("noop", "pgqueuer", "Postgres, no isolation"),
+        ("noop", "pgqueuer, best batches", "Postgres, no isolation"),
         ("noop-celery", "Celery, prefork", "Redis that keeps nothing"),
     ):
         if name in rows:
             bars.append((label, what, rows[name].reference, "other"))
             ours += rows[name].ours
+    if "noop" in rows and (by_default := rows["noop"].also(PGQUEUER_BY_DEFAULT)):
+        bars.append(("pgqueuer, its default", "Postgres, no isolation", by_default, "other"))
     if not bars:
         return
     bars.insert(0, ("tasuki-mp", "Postgres, isolated, fenced", ours, "ours"))
@@ -183,10 +191,10 @@ def shares(rows: Mapping[str, Measured]) -> Iterator[str]:
 def backlog(rows: Mapping[str, Measured]) -> Iterator[str]:
     """A line: the rate with so many jobs due, as many in the future, and as many in the archive."""
     row = rows.get("backlog")
-    if row is None or all(math.isnan(size) for size in row.sizes):
+    if row is None or not (found := row.also("due jobs")):
         return
     by_size: dict[float, list[float]] = {50_000.0: list(row.reference)}
-    for size, rate in zip(row.sizes, row.ours, strict=True):
+    for size, rate in zip(found, row.ours, strict=True):
         by_size.setdefault(size, []).append(rate)
     sizes = sorted(by_size)
     middles = [statistics.median(by_size[size]) for size in sizes]
