@@ -1,9 +1,9 @@
 """What a job left behind in its child: processes, threads, descriptors, memory, a changed process.
 
-Any may call for a fresh child. Each check costs about as much as it must: left processes are asked for after every job with
-one system call, and what is cheap to put back is put back then; the others, ten times as dear, are looked at every 100 ms at
-most, or after a job longer than 10 ms. Threads, descriptors and memory can wait until a fresh child stands ready, the rest
-can't.
+Any may call for a fresh child. Each check costs about as much as it must: left processes are asked for with one system call
+after every job that was long enough to start one, and what is cheap to put back is put back after each; the others, ten times
+as dear, are looked at every 100 ms at most, or after a job longer than 10 ms. Threads, descriptors and memory can wait until
+a fresh child stands ready, the rest can't.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from tasuki_mp.child.clean import Baseline
 LISTS: Final = "/proc/thread-self/children"
 PROBE_EVERY_NS: Final = 100_000_000
 PROBE_AFTER_NS: Final = 10_000_000
+FORK_NS: Final = 30_000
+"""A job that took less has not started a process: a fork or a spawn alone takes longer."""
 FEW: Final = 16
 """Threads or descriptors above the baseline that are taken as a leak at once."""
 FIRST_THREADS: Final = 32
@@ -158,13 +160,14 @@ class Tidiness:
         """Why this child takes no further job, or an empty string."""
         reason = self._baseline.restore()
         self._last_end = ended_ns
-        if has_children():
+        took = ended_ns - started_ns
+        if took >= FORK_NS and has_children():
             left = processes_below() - self._spared
             if left:
                 self.is_littered = True
                 return f"its job left {len(left)} process{'es' if len(left) > 1 else ''} behind"
         self.wish = ""
-        if reason or (ended_ns - self._last_probe < PROBE_EVERY_NS and ended_ns - started_ns < PROBE_AFTER_NS):
+        if reason or (ended_ns - self._last_probe < PROBE_EVERY_NS and took < PROBE_AFTER_NS):
             return reason
         self._last_probe = ended_ns
         self.wish = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -31,6 +32,13 @@ def dsn(postgres: Postgres, template: str) -> Iterator[str]:
 def conn(dsn: str) -> Iterator[Conn]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def own_database(postgres: Postgres, template: str) -> Iterator[str]:
+    """One that the other tests' supervisor does not work on."""
+    with postgres.database(template) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -103,21 +111,29 @@ def test_a_private_folder_is_gone_after_its_job_however_that_ends(supervised: Su
 
 
 def test_private_folders_left_by_a_killed_supervisor_are_removed_by_the_next_one(
-    dsn: str, conn: Conn, supervised: Supervised
+    own_database: str,
 ) -> None:
-    neighbour = Path(jobs.wait_final(conn, enter(conn, supervised, "return")[0])["result"]).parent.parent
-    supervised.signal(signal.SIGSTOP)  # it must not take the job
-    try:
-        with Supervised(dsn, "--poll", "20ms", app=APP, leaves_behind=True) as killed:
-            killed.started()
-            _, folder = enter(conn, killed, "wait")
-            killed.signal(signal.SIGKILL)
-            killed.wait()
-        assert folder.exists()
-        with Supervised(dsn, "--poll", "20ms", app=APP) as other:
-            other.started()
-            wait_until(lambda: not folder.parent.parent.exists(), "its folder removed")
-            assert neighbour.exists(), "a living supervisor's is left alone"
-            assert other.stop() == 0
-    finally:
-        supervised.signal(signal.SIGCONT)
+    # In a place of their own: any supervisor of the same user that starts meanwhile would remove them just as well.
+    with (
+        TemporaryDirectory(prefix="tasuki-mp-test-") as place,
+        psycopg.connect(own_database, autocommit=True) as own_conn,
+    ):
+        env = {"TMPDIR": place}
+        with Supervised(own_database, "--poll", "20ms", app=APP, env=env) as neighbour:
+            neighbour.started()
+            done, kept = enter(own_conn, neighbour, "return")
+            jobs.wait_final(own_conn, done)
+            neighbour.signal(signal.SIGSTOP)  # it must not take the job
+            with Supervised(own_database, "--poll", "20ms", app=APP, env=env, leaves_behind=True) as killed:
+                killed.started()
+                _, folder = enter(own_conn, killed, "wait")
+                killed.signal(signal.SIGKILL)
+                killed.wait()
+            assert folder.exists()
+            with Supervised(own_database, "--poll", "20ms", app=APP, env=env) as other:
+                other.started()
+                wait_until(lambda: not folder.parent.parent.exists(), "its folder removed")
+                assert kept.parent.parent.exists(), "a living supervisor's is left alone"
+                assert other.stop() == 0
+            neighbour.signal(signal.SIGCONT)
+            assert neighbour.stop() == 0
