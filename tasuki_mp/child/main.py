@@ -13,6 +13,7 @@ import select
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from ctypes import Array, c_uint64
 from functools import partial
@@ -41,8 +42,8 @@ from tasuki_mp.outcome import AskedSnooze, Outcome, Returned
 
 Page = Array[c_uint64]
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-_LOST_SUPERVISOR: Final = 70
-"""Exit code of a child whose sockets are gone (EX_SOFTWARE)."""
+_LOST_SUPERVISOR: Final = os.EX_SOFTWARE
+"""Exit code of a child whose sockets are gone."""
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -86,7 +87,13 @@ def slot_main() -> None:
     """The executor's only task: run jobs until the supervisor says stop, or something calls for a fresh child."""
     if _line is None:
         raise RuntimeError("slot_main runs in a process that initialize() has prepared")
-    Child(_line).serve()
+    child = Child(_line)
+    try:
+        child.serve()
+    except Exception:  # noqa: BLE001  whatever it is, this process can't be trusted with its jobs any more
+        # The executor would keep the process alive, and its supervisor would wait for this job for ever.
+        traceback.print_exc()
+        os._exit(os.EX_SOFTWARE)
 
 
 class Child:

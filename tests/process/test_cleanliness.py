@@ -85,6 +85,16 @@ def test_a_handler_that_cannot_be_put_back_costs_the_child(supervised: Supervise
     assert run(conn, "look")["pid"] != pid
 
 
+def test_a_child_whose_own_code_fails_dies_of_it_and_its_job_is_not_left_waiting(
+    supervised: Supervised, conn: Conn
+) -> None:
+    pid = run(conn, "look")["pid"]
+    row = jobs.wait_final(conn, jobs.add(conn, handler="break_the_loop", max_attempts=1))
+    assert (row["status"], row["error"]["kind"], row["error"]["exit_code"]) == ("failed", "crash", 70)
+    assert "no more files" in row["output"]
+    assert run(conn, "look")["pid"] != pid
+
+
 def test_what_a_resource_changes_stays(supervised: Supervised, conn: Conn) -> None:
     assert run(conn, "with_setting") == "yes"
     assert run(conn, "look")["found"]["environment"]["SET_BY_RESOURCE"] == "yes"

@@ -156,6 +156,17 @@ def take_segv() -> int:
     return os.getpid()
 
 
+@app.handler(max_attempts=1)
+def break_the_loop() -> None:
+    """Make the child's own code fail, as an interpreter in trouble would."""
+    import tasuki_mp.child.tidy
+
+    def fail(*_: object, **__: object) -> str:
+        raise OSError("no more files")
+
+    tasuki_mp.child.tidy.Tidiness.verdict = fail  # type: ignore[method-assign]
+
+
 @app.resource
 def setting() -> str:
     """A resource may change the process: that is what every later job finds."""

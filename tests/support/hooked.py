@@ -191,6 +191,8 @@ class Supervised(Program):
         try:
             super().__exit__(kind, _error, _traceback)
         finally:
+            if kind is not None:  # for whoever reads what pytest has captured of a test that failed
+                print(f"the log of supervisor {self.pid}:\n{self._tail()}")
             for gate in self._gates:
                 gate.close()
             self._sock.close()
