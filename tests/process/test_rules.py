@@ -54,7 +54,9 @@ def test_each_kind_of_failure_is_followed_by_what_its_rule_says(shared: Conn, ki
     for job_id, attempt in ((again, 2), (fail, 1)):
         row = jobs.wait_final(shared, job_id)
         assert (row["status"], row["attempt"], row["error"]["kind"]) == ("failed", attempt, kind)
-    assert [attempt["error"]["kind"] for attempt in jobs.history(shared, again)] == [kind]
+    # Where both slots are busy for long, a job may also have been given back, unstarted.
+    errors = [attempt["error"] for attempt in jobs.history(shared, again) if attempt["kind"] != "release"]
+    assert [error["kind"] for error in errors] == [kind]
     if kind == "bad_result":
         assert jobs.wait_final(shared, default)["attempt"] == 1, "it would end the same"
     else:
