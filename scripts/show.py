@@ -145,8 +145,17 @@ def crashes(board: Board) -> None:
     with staged() as stage:
         made = [jobs.pill.job() if n % 40 == 20 else jobs.step.job(ms=40) for n in range(STEPS + PILLS)]
         jobs.app.enqueue_many(made, stage.conn)
-        runner = stage.start("--drain", level="debug")
-        code = runner.wait(120)
+        runner = stage.start(level="debug")
+        wait(lambda: _count(stage.conn, "true") == len(made), 120)
+
+        def new_children() -> list[float]:
+            died = stage.conn.execute("SELECT id FROM tasuki.job_archive WHERE handler = 'pill'").fetchall()
+            pills = {row[0] for row in died}
+            return _gaps(runner, {each.pid: each.began for each in journal.read(stage.journal) if each.job in pills})
+
+        wait(lambda: len(new_children()) == 3 * PILLS, 5)  # the last one's too
+        runner.signal(signal.SIGTERM)
+        code = runner.wait(60)
         board.promise("the supervisor never restarts", "exit code 0", code, is_kept=code == 0)
         steps = "handler = 'step' AND status = 'completed' AND attempt = 1 AND crashes = 0"
         done = _count(stage.conn, steps)
@@ -163,7 +172,7 @@ def crashes(board: Board) -> None:
         board.promise("pills failed as poison by SIGSEGV", str(PILLS), poisoned, is_kept=poisoned == PILLS)
         deaths = sum(count for job, count in runs.items() if job in pills)
         board.promise("executions of the pills", str(3 * PILLS), deaths, is_kept=deaths == 3 * PILLS)
-        gaps = _gaps(runner, {each.pid: each.began for each in journal.read(stage.journal) if each.job in pills})
+        gaps = new_children()
         shown = (
             f"median {statistics.median(gaps):.0f} ms, longest {max(gaps):.0f} ms of {len(gaps)}" if gaps else "none"
         )
