@@ -47,8 +47,11 @@ class Probe:
         return Cpu((user + waited_user) * _TICK, (system + waited_system) * _TICK)
 
     def below(self, pid: int) -> list[int]:
-        """The processes below this one."""
-        return list(tree.descendants(pid))
+        """The processes below this one, as far as can be seen."""
+        try:
+            return list(tree.descendants(pid))
+        except OSError:  # no descriptor is left to look with
+            return []
 
 
 def _sum(text: bytes, names: tuple[bytes, ...]) -> int | None:
@@ -63,10 +66,10 @@ def _sum(text: bytes, names: tuple[bytes, ...]) -> int | None:
 
 
 def _read(path: str) -> bytes:
-    """The content of a small file in /proc; empty if its process is gone."""
+    """The content of a small file in /proc; empty if its process is gone, or no descriptor is left to look with."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except OSError:
         return b""
     try:
         return os.read(fd, 1 << 14)

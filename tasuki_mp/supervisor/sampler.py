@@ -66,7 +66,12 @@ class Sampler:
 
     def meet(self, child: Child) -> None:
         """A child has said hello and has run nothing yet: its size now is where its jobs' memory begins."""
-        watch = self._watches[child] = Watch(child, self._probe.memory(child.pid) or 0)
+        base = self._probe.memory(child.pid)
+        if (
+            base is None
+        ):  # it is gone, or this process may open no more files: without a beginning nothing can be judged
+            return
+        watch = self._watches[child] = Watch(child, base)
         self._run(self._weigh(watch))
 
     def forget(self, child: Child) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections import OrderedDict
 from collections.abc import Coroutine
@@ -348,3 +349,12 @@ def test_only_what_fits_at_once_is_leased_but_now_and_then_one_that_has_to_wait(
     assert admission.room(most, 100.0 + MODEST_FOR / 2) == first
     assert admission.room(most, 101.0 + MODEST_FOR) == most
     assert hosts.FULL < hosts.OVER < 1
+
+
+def test_where_no_file_can_be_opened_nothing_is_seen_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "open", fail)
+    probe = Probe()
+    assert (probe.memory(os.getpid()), probe.share(os.getpid()), probe.cpu(os.getpid())) == (None, 0, None)
