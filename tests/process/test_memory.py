@@ -223,7 +223,8 @@ def test_peaks_are_the_jobs_own(supervised: Supervised, conn: Conn) -> None:
     def both_in_one_child() -> bool:
         (one, large), (two, small) = peak(100), peak(1)
         assert large > 100 * MIB
-        return one == two and small < 50 * MIB  # what the kernel takes back late may count for one more
+        assert one != two or small < 50 * MIB
+        return one == two
 
     wait_until(both_in_one_child, "a small job after a large one in one child")
 
