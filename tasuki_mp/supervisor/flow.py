@@ -89,6 +89,8 @@ class Flow:
         self.stopping = Stopping(self.dispatcher, settle=self._settle_unrun)
         self.deadlines = Deadlines(self.stopping)
         self.attic = Attic()
+        self.has_work = asyncio.Event()
+        """Set whenever jobs come; cleared by who waits for it."""
         self.finished = 0
         """Attempts that have ended here."""
         self.memory = Memory(
@@ -111,6 +113,7 @@ class Flow:
 
     def leased(self, leases: list[Lease]) -> None:
         logs.event(logging.DEBUG, "leased", jobs=len(leases))
+        self.has_work.set()
         self.dispatcher.add([lease for lease in leases if not self._has_unfit_limits(lease)])
 
     def _has_unfit_limits(self, lease: Lease) -> bool:

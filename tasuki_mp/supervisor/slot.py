@@ -266,12 +266,18 @@ class Slot:
         if child in self._echoes and child not in self._dismissed and not child.is_dead:
             self._run(self._kill(child, reason, dying_for=dying_for))
 
-    def peek(self, *, only_floods: bool = False) -> None:
-        """Show what the running job has printed so far, or only if that is very much by now."""
+    def peek(self, *, only_floods: bool = False) -> bool:
+        """Show what the running job has printed so far, or only if that is very much by now; whether it is."""
+        has_flood = False
         for child, echo in self._echoes.items():
             running = child.running()
-            if running is not None and (not only_floods or echo.is_flooding):
+            if running is None:
+                continue
+            is_flooding = echo.is_flooding
+            has_flood = has_flood or is_flooding
+            if is_flooding or not only_floods:
                 echo.peek(running[0])
+        return has_flood
 
     def piece(self, child: Child, start: int) -> Piece:
         """What the job that this child runs has written, from byte `start` on; empty if the child is gone."""

@@ -56,12 +56,11 @@ from tasuki_mp.supervisor.scheduler import Scheduler
 from tasuki_mp.supervisor.slot import Slot
 from tasuki_mp.supervisor.stacks import stacks
 from tasuki_mp.supervisor.tails import tails
+from tasuki_mp.supervisor.ticker import Ticker
 from tasuki_mp.supervisor.vitals import Vitals
 
 START_TRIES: Final = 5
 """Failures in a row to start a child, before there ever was one, after which the supervisor gives up."""
-BUSY_TICK: Final = 0.025
-IDLE_TICK: Final = 0.25
 KILL_FOR: Final = 10.0
 """Seconds for killed jobs to be buried."""
 FLUSH_FOR: Final = 10.0
@@ -296,8 +295,8 @@ class Supervisor:
             tasks.watch(self._scheduler.start(), self._failed)
         if config.notify:
             tasks.watch(listener.start(), self._failed)
-        ticker = asyncio.create_task(self._tick_for_ever(), name="ticker")
-        tasks.watch(ticker, self._failed)
+        ticker = Ticker(flow, self._vitals, lease=config.lease)
+        tasks.watch(ticker.start(), self._failed)
         # What was loaded by now stays: a full collection need not look at it again, which took 50 ms of the loop's time.
         gc.collect()
         gc.freeze()
@@ -324,7 +323,7 @@ class Supervisor:
         await housekeeper.stop()
         await flow.keeper.stop()
         is_flushed = await flow.outbox.drained(FLUSH_FOR)
-        await tasks.end(ticker)
+        await ticker.stop()
         await flow.outbox.stop()
         await flow.closer.stop()
         await flow.heartbeat.stop()
@@ -501,27 +500,6 @@ class Supervisor:
         if has_left:
             self._exit_code = ExitCode.DRAIN_LEFT
         self._ended.set()
-
-    async def _tick_for_ever(self) -> None:
-        looked_at = clock.now()
-        while True:
-            await asyncio.sleep(IDLE_TICK if self._flow.dispatcher.is_idle else BUSY_TICK)
-            now = clock.now()
-            if now - self._vitals.ticked_at > self._config.lease / 4:
-                # We were frozen or the host slept: before anything else, ask which leases are still ours.
-                logs.event(
-                    logging.WARNING, "woke up after a standstill", seconds=round(now - self._vitals.ticked_at, 1)
-                )
-                self._flow.heartbeat.beat_now()
-            self._vitals.ticked_at = now
-            self._flow.dispatcher.tick()
-            self._flow.memory.tick(now)
-            is_due = now - looked_at >= IDLE_TICK
-            if is_due:
-                looked_at = now
-                self._flow.kill_untrusted()
-            for slot in self._slots:
-                slot.peek(only_floods=not is_due)
 
 
 async def _twice(call: Callable[[], Awaitable[object]]) -> None:

@@ -223,7 +223,8 @@ def test_peaks_are_the_jobs_own(supervised: Supervised, conn: Conn) -> None:
     def both_in_one_child() -> bool:
         (one, large), (two, small) = peak(100), peak(1)
         assert large > 100 * MIB
-        assert one != two or small < 50 * MIB
+        # What an earlier test's job has left in the child counts for both.
+        assert one != two or small < large - 90 * MIB
         return one == two
 
     wait_until(both_in_one_child, "a small job after a large one in one child")
