@@ -112,7 +112,7 @@ def preload(promise: Promise) -> None:
                 wait(partial(_is_finished, conn, count), 300, every=0.2)
                 row = conn.execute(
                     """SELECT min(jobs), max(jobs) FROM
-                         (SELECT count(*) AS jobs FROM tasuki.job_archive GROUP BY usage -> 'pid') AS child"""
+                         (SELECT count(*) AS jobs FROM tasuki.job_archive GROUP BY usage ->> 'pid') AS child"""
                 ).fetchone()
                 assert row is not None
                 promise(f"{name}: after {row[0]} to {row[1]} jobs each", "", _memory(runner), _finished(conn) == count)

@@ -184,6 +184,10 @@ _CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 _HELLO: Final = b"H"
 _FRAME: Final = b"F"
 _LARGE: Final = b"L"
+_ANNOUNCED: Final = b"D"
+"""A packet of its own from a child: descriptors come with the next. To be ready for them at every packet would cost each job
+a tenth of what receiving its outcome takes."""
+_INLINE: Final = _FRAME[0]
 
 
 class ClosedError(Exception):
@@ -195,35 +199,40 @@ class FrameError(Exception):
 
 
 def pack(frame: RunJob | Stop | Finished | Retiring | Keep) -> bytes:
-    """The frame as bytes for `send`."""
+    """The frame as bytes for `send_job` or `send_outcome`."""
     return _FRAME + _encoder.encode(frame)
 
 
-def send(sock: socket.socket, packet: bytes, *, spool: int | None = None) -> None:
-    """Send what `pack` made, as one packet; with an outcome, a file of follow-up jobs may come along.
+def send_job(sock: socket.socket, packet: bytes) -> None:
+    """Send a child what `pack` made, as one packet, which one of several receivers takes whole.
 
     Raises BlockingIOError on a non-blocking socket that is full, and then nothing of it was sent.
     """
-    along = () if spool is None else (spool,)
     if len(packet) <= INLINE_LIMIT:
-        if along:
-            send_fds(sock, packet, along)
-        else:
-            sock.send(packet)
+        sock.send(packet)
         return
-    fd = os.memfd_create("tasuki-mp-frame", os.MFD_CLOEXEC)
+    fd = _in_memory(packet)
     try:
-        rest = memoryview(packet)[1:]
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        send_fds(sock, _LARGE, (fd, *along))
+        send_fds(sock, _LARGE, (fd,))
     finally:
         os.close(fd)
 
 
-def send_fds(sock: socket.socket, packet: bytes, fds: tuple[int, ...]) -> None:
-    """Send a packet with descriptors; the receiver gets copies of its own."""
-    sock.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+def send_outcome(sock: socket.socket, packet: bytes, *, spool: int | None = None) -> None:
+    """Send a supervisor what `pack` made; with an outcome, a file of follow-up jobs may come along. The socket blocks."""
+    is_inline = len(packet) <= INLINE_LIMIT
+    if is_inline and spool is None:
+        sock.send(packet)
+        return
+    along = () if spool is None else (spool,)
+    if is_inline:
+        _announce_fds(sock, packet, along)
+        return
+    fd = _in_memory(packet)
+    try:
+        _announce_fds(sock, _LARGE, (fd, *along))
+    finally:
+        os.close(fd)
 
 
 def send_hello(sock: socket.socket, hello: Hello, fds: Descriptors) -> None:
@@ -231,7 +240,30 @@ def send_hello(sock: socket.socket, hello: Hello, fds: Descriptors) -> None:
     packet = _HELLO + _encoder.encode(hello)
     if len(packet) > INLINE_LIMIT:
         raise ValueError(f"the application's handlers make a hello of {len(packet)} bytes; {INLINE_LIMIT} is the limit")
+    _announce_fds(sock, packet, fds)
+
+
+def _in_memory(packet: bytes) -> int:
+    """A file in memory that holds the frame of a packet which is too large."""
+    fd = os.memfd_create("tasuki-mp-frame", os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(packet)[1:]
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _announce_fds(sock: socket.socket, packet: bytes, fds: tuple[int, ...]) -> None:
+    sock.send(_ANNOUNCED)
     send_fds(sock, packet, fds)
+
+
+def send_fds(sock: socket.socket, packet: bytes, fds: tuple[int, ...]) -> None:
+    """Send a packet with descriptors; the receiver gets copies of its own."""
+    sock.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
 
 
 class Receiver:
@@ -242,22 +274,50 @@ class Receiver:
         self._buffer = memoryview(bytearray(_PACKET))
         self._buffers = [self._buffer]
         self._ancillary = socket.CMSG_SPACE(len(Descriptors._fields) * _FD_SIZE)
+        self._is_announced = False
+        """Whether the next packet comes with descriptors."""
 
     def to_child(self, flags: int = 0) -> ToChild:
         """The next job frame. Raises BlockingIOError with MSG_DONTWAIT when there is none, ClosedError at the end."""
-        tag, body, fds = self._packet(flags)
+        # Ready for a descriptor at every packet: an announcement and what follows it could go to two receivers.
+        size, ancillary, _, _ = self._sock.recvmsg_into(self._buffers, self._ancillary, flags | _CLOSE_ON_EXEC)
+        if size == 0:
+            raise ClosedError
+        if self._buffer[0] == _INLINE and not ancillary:  # nearly always
+            return _decode_to_child(self._buffer[1:size])
+        fds = _descriptors(ancillary)
         try:
-            return _decode_to_child(_content(tag, body, fds))
+            return _decode_to_child(_content(bytes(self._buffer[:1]), self._buffer[1:size], fds))
         finally:
             _close(fds)
 
-    def from_child(self, flags: int = 0) -> tuple[FromChild, tuple[int, ...]]:
+    def from_child(self) -> tuple[FromChild, tuple[int, ...]]:
         """The next outcome frame, and descriptors that came with it, owned by the caller.
 
         With a hello they are pidfd and output, with an outcome nothing or a spool of follow-up jobs. Raises
         BlockingIOError when there is none, ClosedError at the end, FrameError for anything that is no frame.
         """
-        tag, body, fds = self._packet(flags)
+        if self._is_announced:
+            return self._with_descriptors()
+        size = self._sock.recv_into(self._buffer)
+        if size == 0:
+            raise ClosedError
+        if self._buffer[0] == _INLINE:  # nearly always
+            try:
+                return _decode_from_child(self._buffer[1:size]), ()
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise FrameError(str(error)) from error
+        if bytes(self._buffer[:size]) != _ANNOUNCED:
+            raise FrameError(f"unknown tag {bytes(self._buffer[:1])!r}")
+        self._is_announced = True
+        return self._with_descriptors()
+
+    def _with_descriptors(self) -> tuple[FromChild, tuple[int, ...]]:
+        size, ancillary, _, _ = self._sock.recvmsg_into(self._buffers, self._ancillary, _CLOSE_ON_EXEC)
+        if size == 0:
+            raise ClosedError
+        self._is_announced = False
+        tag, body, fds = bytes(self._buffer[:1]), self._buffer[1:size], _descriptors(ancillary)
         try:
             if tag == _HELLO and len(fds) == len(Descriptors._fields):
                 return _decode_hello(body), Descriptors(*fds)
@@ -271,12 +331,6 @@ class Receiver:
             _close(along)
             along = ()
         return frame, along
-
-    def _packet(self, flags: int) -> tuple[bytes, memoryview, tuple[int, ...]]:
-        size, ancillary, _, _ = self._sock.recvmsg_into(self._buffers, self._ancillary, flags | _CLOSE_ON_EXEC)
-        if size == 0:
-            raise ClosedError
-        return bytes(self._buffer[:1]), self._buffer[1:size], _descriptors(ancillary) if ancillary else ()
 
 
 def _content(tag: bytes, body: memoryview, fds: tuple[int, ...]) -> memoryview | bytes:

@@ -14,10 +14,11 @@ with item as materialized (
 ),
 locked as materialized (
   select
-    item.*,
+    -- First what each of the parts below looks at, that little of a row has to be read for it.
+    case when item.asked in ('retry', 'snooze', 'release') and job.cancel_requested_at is not null then 'canceled' else item.asked end as kind,
     job.*,
-    clock_timestamp() as ended_at,
-    case when item.asked in ('retry', 'snooze', 'release') and job.cancel_requested_at is not null then 'canceled' else item.asked end as kind
+    item.*,
+    clock_timestamp() as ended_at
   from item
   left join lateral (
     select
@@ -47,7 +48,7 @@ archived as (
         then '{"kind": "canceled", "type": "Canceled", "message": "canceled on request"}'
       else error::jsonb
     end,
-    usage::jsonb, nullif(output, ''), created_at, scheduled_at,
+    usage::json, nullif(output, ''), created_at, scheduled_at,
     coalesce(ended_at - ran_for * interval '1 second', started_at), ended_at, lease_no, owner, limits,
     key, unique_key, retry_of, batch_id
   from locked
@@ -84,7 +85,7 @@ again as (
 recorded as (
   insert into tasuki.attempt (job_id, lease_no, owner, attempt, kind, error, usage, output, started_at, ended_at)
   select
-    id, lease_no, owner, attempt, kind, error::jsonb, usage::jsonb, nullif(output, ''),
+    id, lease_no, owner, attempt, kind, error::jsonb, usage::json, nullif(output, ''),
     coalesce(ended_at - ran_for * interval '1 second', started_at), ended_at
   from locked
   where job_id is not null and kind in ('retry', 'snooze', 'release')

@@ -17,7 +17,7 @@ locked as materialized (
       else 'pending'
     end as kind,
     -- How long it ran is known up to the last heartbeat; what else it used, its supervisor took with it.
-    jsonb_strip_nulls(jsonb_build_object(
+    json_strip_nulls(json_build_object(
       'host', gone.host,
       'pid', job.pid,
       'slot', job.slot,

@@ -262,7 +262,7 @@ class Child:
 
     def _tell(self, packet: bytes, *, spool: int | None = None) -> None:
         try:
-            wire.send(self._outcomes, packet, spool=spool)
+            wire.send_outcome(self._outcomes, packet, spool=spool)
         except OSError:
             # The job closed our sockets, or the supervisor is gone: nobody can learn anything from this process any more.
             os._exit(_LOST_SUPERVISOR)

@@ -3,7 +3,9 @@
 CPU time comes from getrusage, subprocesses that were waited for included. That of a job which follows another at once begins
 where the other's was read, so the dozen microseconds in which the child is tidied up for it are its own. The kernel keeps
 the highest resident size of a process; it is set back (clear_refs, 6 µs) after a job that raised it, and every 100 ms, since
-memory may have been freed.
+memory may have been freed. Of a job that took less than a tenth of a millisecond only the CPU time is read, on the clock of
+the process: it could start no process and fill a few hundred pages at most, so the peak is the one that was read last. Shares
+of user and system time are what they were then; those that the kernel tells come from as coarse a count.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from time import process_time
 from typing import Final, Protocol
 
 from tasuki_mp import wire
@@ -20,8 +23,8 @@ NOTABLE: Final = 1024
 RESET_EVERY_NS: Final = 100_000_000
 AT_ONCE_NS: Final = 500_000
 """A job that begins so soon after the one before is taken to follow it at once."""
-WITH_A_PROCESS_NS: Final = 100_000
-"""A job that took less has not started a process and waited for its end."""
+BRIEF_NS: Final = 100_000
+"""A job that took less has not started a process and waited for its end, nor filled memory worth speaking of."""
 _CLEAR_PEAK: Final = b"5"
 
 
@@ -38,9 +41,14 @@ class Meter:
         self._page = page
         self._can_reset = reset_peak()
         self._highest = self._base = getrusage(RUSAGE_SELF).ru_maxrss
-        self._reset_ns = 0
+        self._reset_ns = self._read_ns = 0
         self._started_ns = self._ended_ns = 0
         self._user = self._system = 0.0
+        """CPU seconds that are told so far: what is used beyond them is the next job's."""
+        self._read_user = self._read_system = 0.0
+        """What the kernel told last."""
+        self._share = 1.0
+        """Of user time in what it told between then and the time before."""
         self._children_user, self._children_system = _of_children()
 
     def start(self, started_ns: int) -> None:
@@ -54,18 +62,40 @@ class Meter:
     def stop(self, ended_ns: int) -> wire.Used:
         """The job has ended, at that time of the same clock."""
         self._ended_ns = ended_ns
+        took = ended_ns - self._started_ns
+        if took < BRIEF_NS and ended_ns - self._read_ns < RESET_EVERY_NS:
+            return self._stop_brief()
+        self._read_ns = ended_ns
         used = getrusage(RUSAGE_SELF)
-        user, system = used.ru_utime - self._user, used.ru_stime - self._system
-        self._user, self._system = used.ru_utime, used.ru_stime
-        if ended_ns - self._started_ns >= WITH_A_PROCESS_NS:
+        total = max(0.0, used.ru_utime + used.ru_stime - self._user - self._system)
+        user = min(max(0.0, used.ru_utime - self._user), total)
+        system = total - user
+        more_user, more_system = used.ru_utime - self._read_user, used.ru_stime - self._read_system
+        if more_user + more_system > 0.0:
+            self._share = more_user / (more_user + more_system)
+        self._user = self._read_user = used.ru_utime
+        self._system = self._read_system = used.ru_stime
+        if took >= BRIEF_NS:
             children_user, children_system = _of_children()
             user += children_user - self._children_user
             system += children_system - self._children_system
             self._children_user, self._children_system = children_user, children_system
         self._note()
         peak = self._peak(used.ru_maxrss, ended_ns)
-        held = max(0, self._highest - self._base) * 1024
-        return wire.Used(int(user * 1e6), int(system * 1e6), peak, held)
+        return wire.Used(int(user * 1e6), int(system * 1e6), peak, self._held())
+
+    def _stop_brief(self) -> wire.Used:
+        total = max(0.0, process_time() - self._user - self._system)
+        user = total * self._share
+        self._user += user
+        self._system += total - user
+        self._note()
+        held = self._held()
+        return wire.Used(int(user * 1e6), int((total - user) * 1e6), held if self._can_reset else None, held)
+
+    def _held(self) -> int:
+        """Bytes beyond the size at hello, by the last reading."""
+        return max(0, self._highest - self._base) * 1024
 
     def _note(self) -> None:
         """Write on the page what was used before the next job, for whoever finds it dead."""

@@ -57,11 +57,12 @@ class LeaseBook:
         held = self._held.get(key[0])
         return held if held is not None and held.lease.lease_no == key[1] else None
 
-    def remove(self, key: Key) -> None:
-        """This lease is over."""
+    def remove(self, keys: Iterable[Key]) -> None:
+        """These leases are over."""
         with self._lock:
-            if self.get(key) is not None:
-                del self._held[key[0]]
+            for key in keys:
+                if self.get(key) is not None:
+                    del self._held[key[0]]
 
     def unassign(self, key: Key) -> bool:
         """No child has this lease's frame any more; False if the lease is not ours any more either."""

@@ -258,7 +258,7 @@ class Child:
             extras,
         )
         try:
-            wire.send(self._send_jobs, wire.pack(frame))
+            wire.send_job(self._send_jobs, wire.pack(frame))
         except OSError:
             return False
         self.inflight[lease.key] = lease
@@ -268,7 +268,7 @@ class Child:
         """Ask the child to close its resources and return after whatever is in its pipe."""
         # A full pipe or a dead child: whoever waits for its end has a deadline and kills.
         with contextlib.suppress(OSError):
-            wire.send(self._send_jobs, wire.pack(wire.Stop()))
+            wire.send_job(self._send_jobs, wire.pack(wire.Stop()))
 
     def receive(self) -> tuple[wire.FromChild, tuple[int, ...]]:
         """The next frame of the child; raises like `wire.Receiver.from_child`."""
@@ -307,11 +307,9 @@ class Child:
 
     def running(self) -> tuple[Lease, float] | None:
         """The lease whose handler runs, and since when."""
-        for lease in self.inflight.values():
-            entered = self.entered_at(lease.key)
-            if entered is not None:
-                return (lease, entered)
-        return None
+        page = self._page
+        lease = self.inflight.get((page[wire.PAGE_JOB], page[wire.PAGE_LEASE_NO]))
+        return None if lease is None else (lease, float(page[wire.PAGE_STARTED]) / 1e9)
 
     def ask_stop(self, key: Key, reason: StopReason) -> None:
         """Let `ctx.should_stop` become true in this lease's handler, which has been sent to this child.

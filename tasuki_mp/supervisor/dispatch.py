@@ -90,7 +90,8 @@ class Dispatcher:
         self._hooks = hooks
         self._ready: deque[tuple[Lease, float]] = deque()
         self._last: Slot | None = None
-        """Who got the last job, and may get so many more before others do."""
+        """Who got the last job, and may get so many more of that handler before others do."""
+        self._handler = ""
         self._more = 0
         self._units = Units(self.slots)
         self.memory = Admission(self.slots, self.limits_of)
@@ -191,7 +192,7 @@ class Dispatcher:
         if not self._ready:
             self._balance()
             return
-        now = clock.now()
+        now, self._more = clock.now(), 0
         if units.collecting is not None:
             self._bring_forward(units.collecting.id)
         passed: list[tuple[Lease, float]] = []
@@ -272,27 +273,26 @@ class Dispatcher:
             return self._units.fresh_slot_for(lease)
         last = self._last
         if self._more > 0 and last is not None and last.child is not None and last.reserved_for is None:
-            self._more -= 1
-            if 0 < len(last.child.inflight) < PIPE_MOST and self._may_queue(last.child, estimate):
+            if lease.handler == self._handler:
+                self._more -= 1
                 return last
+            self._more = 0
         best: Slot | None = None
-        fewest = PIPE_MOST
+        fewest, room = PIPE_MOST, 0
         for slot in self.slots:
             child = slot.child
             if child is None or slot.reserved_for is not None:
                 continue
             count = len(child.inflight)
-            if count < fewest and (count == 0 or self._may_queue(child, estimate)):
-                best, fewest = slot, count
+            if count < fewest and (found := self._room_in(child, estimate)) > 0:
+                best, fewest, room = slot, count, found
                 if count == 0:
                     break
-        self._last, self._more = best, self._handful(estimate) - 1
+        self._last, self._handler, self._more = best, lease.handler, 0
+        if best is not None and estimate is not None:
+            handful = min(HANDFUL, len(self._ready) // len(self.slots), int(HANDFUL_SECONDS / max(estimate, 1e-6)))
+            self._more = min(handful, room) - 1
         return best
-
-    def _handful(self, estimate: float | None) -> int:
-        if estimate is None:
-            return 1
-        return min(HANDFUL, len(self._ready) // len(self.slots), int(HANDFUL_SECONDS / max(estimate, 1e-6)))
 
     def _bring_forward(self, id: int) -> None:
         if self._ready[0][0].id != id and (entry := self._find(id)) is not None:
@@ -302,18 +302,23 @@ class Dispatcher:
     def _find(self, id: int) -> tuple[Lease, float] | None:
         return next((entry for entry in self._ready if entry[0].id == id), None)
 
-    def _may_queue(self, child: Child, estimate: float | None) -> bool:
-        """Whether one more quick job may wait behind those that the child has."""
-        if estimate is None or child.is_slow:
-            return False
-        first = next(iter(child.inflight.values()))
-        ahead = self._estimates.of(first.handler)
-        if ahead is None or first.crashes > 0:
-            return False
-        # Nearly always one handler after the other: its average stands for all that wait.
-        each = max(ahead, estimate)
+    def _room_in(self, child: Child, estimate: float | None) -> int:
+        """How many more jobs of that length this child may have: one if it is free, quick ones behind quick ones."""
         count = len(child.inflight)
-        return each * (count + 1) <= PIPE_SECONDS or (count == 1 and each <= BEHIND_ONE)
+        if estimate is None or child.is_slow:
+            return 0 if count else 1
+        each = estimate
+        if count:
+            first = next(iter(child.inflight.values()))
+            ahead = self._estimates.of(first.handler)
+            if ahead is None or first.crashes > 0:
+                return 0
+            # Nearly always one handler after the other: its average stands for all that wait.
+            each = max(ahead, estimate)
+        room = min(PIPE_MOST, int(PIPE_SECONDS / max(each, 1e-6))) - count
+        if room < 1 and (count == 0 or (count == 1 and each <= BEHIND_ONE)):
+            return 1
+        return room
 
     def rest_of(self, child: Child) -> float:
         """Seconds for which nobody need look at this child: half of what it will take for what waits there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tasuki_mp import logs, wire
@@ -159,7 +159,7 @@ class Flow:
         self.estimates.add(lease.handler, ran_for)
         child.is_slow = False
         since_start = clock.now() - frame.started_ns / 1e9
-        used, left = self.memory.finished(slot, child, lease, frame.used), frame.checkpoint
+        used, left = self.memory.finished(slot, child, lease, frame.used, ran_for), frame.checkpoint
         followups = tuple(frame.followups)
         self._ended(slot, child, lease, frame.outcome, since_start, ran_for, used, left, output, followups, spool)
 
@@ -210,10 +210,11 @@ class Flow:
 
     # ── from the outbox ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def lease_over(self, key: Key) -> None:
-        self.book.remove(key)
-        self.stopping.ended(key)
-        self.deadlines.forget(key)
+    def leases_over(self, keys: Sequence[Key]) -> None:
+        self.book.remove(keys)
+        for key in keys:
+            self.stopping.ended(key)
+            self.deadlines.forget(key)
         if not self.outbox:
             self._maybe_idle()
 
@@ -295,7 +296,7 @@ class Flow:
         """This lease is not ours any more: stop its job and forget whatever comes of it."""
         self.stopping.drop(key)
         self.deadlines.forget(key)
-        self.book.remove(key)
+        self.book.remove([key])
 
     def _watch(self, slot: Slot, child: Child, lease: Lease, limits: Limits) -> None:
         self.deadlines.dispatched(slot, child, lease, limits)

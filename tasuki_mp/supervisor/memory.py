@@ -21,7 +21,7 @@ from tasuki_mp.supervisor.dispatch import Dispatcher
 from tasuki_mp.supervisor.host import Host, Run, Stop, memory_error
 from tasuki_mp.supervisor.probe import Probe
 from tasuki_mp.supervisor.recycle import Recycling, almost_full
-from tasuki_mp.supervisor.sampler import Sampler
+from tasuki_mp.supervisor.sampler import YOUNG, Sampler
 from tasuki_mp.supervisor.slot import Slot
 from tasuki_mp.supervisor.usage import Used
 
@@ -75,14 +75,15 @@ class Memory:
             for slot in self._dispatcher.slots:
                 self._maybe_replace(slot, now)
 
-    def finished(self, slot: Slot, child: Child, lease: Lease, used: wire.Used) -> Used:
-        """What a job used whose child lives on, or is replaced now because of it."""
+    def finished(self, slot: Slot, child: Child, lease: Lease, used: wire.Used, ran_for: float) -> Used:
+        """What a job used, in so many seconds, whose child lives on, or is replaced now because of it."""
         child.held = used.held
-        seen = self.sampler.used(child, lease.key).peak
-        peak = used.peak if seen is None else max(seen, used.peak or 0)
+        peak = used.peak
+        # The sampler has not seen a younger one.
+        if ran_for >= YOUNG and (seen := self.sampler.used(child, lease.key).peak) is not None:
+            peak = max(seen, peak or 0)
         if child is slot.child:
-            limits = self._dispatcher.limits_of(lease)
-            if reason := almost_full(peak, limits.memory):
+            if peak and (reason := almost_full(peak, self._dispatcher.limits_of(lease).memory)):
                 slot.replace(reason)
             elif self._recycling.max_jobs is not None:
                 self._maybe_replace(slot, clock.now())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final, Protocol
 from uuid import UUID
@@ -81,8 +82,8 @@ class Entry(msgspec.Struct, frozen=True):
 class OutboxEvents(Protocol):
     """What the outbox tells its supervisor."""
 
-    def lease_over(self, key: Key) -> None:
-        """The database has given a final verdict on this lease."""
+    def leases_over(self, keys: Sequence[Key]) -> None:
+        """The database has given a final verdict on these leases."""
 
     def batches_touched(self, ids: set[int]) -> None:
         """Jobs of these batches have ended for good."""
@@ -136,7 +137,8 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        return len(self) >= self._bound or len(self._alone_entries) >= ALONE_BOUND
+        alone = len(self._alone_entries)
+        return len(self._entries) + alone >= self._bound or alone >= ALONE_BOUND
 
     def put(self, entry: Entry) -> None:
         """Write this down with one of the next flushes."""
@@ -144,13 +146,13 @@ class Outbox:
         if entry.is_alone:
             self._alone_entries[entry.lease.key] = entry
             self._alone_wanted.set()
-            self._was_full |= self.is_full
-            return
-        self._entries[entry.lease.key] = entry
-        self._was_full |= self.is_full
-        self._wanted.set()
-        if len(self._entries) >= BATCH:
-            self._enough.set()
+        else:
+            self._entries[entry.lease.key] = entry
+            self._wanted.set()
+            if len(self._entries) >= BATCH:
+                self._enough.set()
+        if self.is_full:
+            self._was_full = True
 
     def start(self) -> asyncio.Task[None]:
         """Begin; the task never ends by itself."""
@@ -258,7 +260,7 @@ class Outbox:
                 self._alone_entries[key] = entry
                 await self._alone.pause()
             else:
-                self._over(done)
+                self._over([done])
                 entry.close()
                 if done.batch_id is not None:
                     self._events.batches_touched({done.batch_id})
@@ -276,35 +278,42 @@ class Outbox:
         self._hooks.reach("after_finish_sent")
         self._metrics.finish_took(clock.now() - started)
         self._events.batches_touched({done.batch_id for done in verdicts if done.batch_id is not None})
+        over: list[work.Finished] = []
         is_any_busy = False
-        trim: list[int] = []
         for done in verdicts:
-            id, lease_no, verdict, kind = done.id, done.lease_no, done.verdict, done.kind
-            self._metrics.finish_verdict(verdict)
-            entry = self._entries.pop((id, lease_no), None)
-            if verdict == "again":
-                is_any_busy = True
-                if entry is not None:  # to the end of the line: rows that stay locked must not keep others waiting
-                    self._entries[id, lease_no] = entry
+            key = (done.id, done.lease_no)
+            self._metrics.finish_verdict(done.verdict)
+            entry = self._entries.pop(key, None)
+            if done.verdict != "again":
+                over.append(done)
                 continue
-            self._over(done)
-            if verdict != "stale" and kind in {"retry", "snooze", "release"} and lease_no % TRIM_EVERY == 0:
-                trim.append(id)
-        if trim:
+            is_any_busy = True
+            if entry is not None:  # to the end of the line: rows that stay locked must not keep others waiting
+                self._entries[key] = entry
+        again = self._over(over)
+        if trim := [id for id, lease_no in again if lease_no % TRIM_EVERY == 0]:
             await self._link.call(upkeep.trim_attempts, trim)
         if is_any_busy:  # somebody holds the row; asking again at once would only spin
             await asyncio.sleep(FLUSH_EVERY)
 
-    def _over(self, done: work.Finished) -> None:
-        """A final verdict has come."""
-        id, lease_no, verdict = done.id, done.lease_no, done.verdict
-        self._events.lease_over((id, lease_no))
-        if verdict == "stale":
-            logs.event(logging.WARNING, "outcome came too late, dropped", job=id, lease_no=lease_no)
-        elif verdict == "duplicate":
-            logs.event(logging.INFO, "outcome was written before, its reply was lost", job=id, lease_no=lease_no)
-        if done.kind in {"retry", "snooze"}:
+    def _over(self, verdicts: Sequence[work.Finished]) -> list[Key]:
+        """Final verdicts have come; the leases whose jobs go on, as the database knows now."""
+        self._events.leases_over([(done.id, done.lease_no) for done in verdicts])
+        again: list[Key] = []
+        goes_again = False
+        for id, lease_no, verdict, kind, _ in verdicts:
+            if verdict == "applied" and kind == "completed":  # nearly all of them
+                continue
+            if verdict == "stale":
+                logs.event(logging.WARNING, "outcome came too late, dropped", job=id, lease_no=lease_no)
+            elif verdict == "duplicate":
+                logs.event(logging.INFO, "outcome was written before, its reply was lost", job=id, lease_no=lease_no)
+            goes_again = goes_again or kind in {"retry", "snooze"}
+            if verdict != "stale" and kind in {"retry", "snooze", "release"}:
+                again.append((id, lease_no))
+        if goes_again:
             self._events.goes_again()
+        return again
 
     async def _refused(self, batch: list[Entry], error: psycopg.Error) -> None:
         code = error.sqlstate or ""

@@ -62,5 +62,7 @@ class Ticker:
         if is_due:
             self._looked_at = now
             flow.kill_untrusted()
-        # Not a generator: every slot is looked at.
-        return any([slot.peek(only_floods=not is_due) for slot in flow.dispatcher.slots])
+        has_flood = False
+        for slot in flow.dispatcher.slots:
+            has_flood |= slot.peek(only_floods=not is_due)
+        return has_flood

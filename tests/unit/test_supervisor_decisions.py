@@ -211,9 +211,9 @@ def test_only_exactly_this_lease_is_in_the_book() -> None:
     book.add([lease(1, lease_no=4)])
     assert (1, 4) in book
     assert (1, 3) not in book
-    book.remove((1, 3))
+    book.remove([(1, 3)])
     assert (1, 4) in book
-    book.remove((1, 4))
+    book.remove([(1, 4)])
     assert len(book) == 0
 
 

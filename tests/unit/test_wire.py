@@ -32,9 +32,9 @@ def finished(result: str) -> wire.Finished:
 @pytest.mark.parametrize("size", [0, 1000, wire.INLINE_LIMIT - 64, wire.INLINE_LIMIT, wire.INLINE_LIMIT * 20])
 def test_frames_of_every_size_arrive_as_they_were(pair: Pair, size: int) -> None:
     here, there = pair
-    wire.send(here, wire.pack(job("x" * size)))
+    wire.send_job(here, wire.pack(job("x" * size)))
     assert wire.Receiver(there).to_child() == job("x" * size)
-    wire.send(there, wire.pack(finished("y" * size)))
+    wire.send_outcome(there, wire.pack(finished("y" * size)))
     assert wire.Receiver(here).from_child() == (finished("y" * size), ())
 
 
@@ -43,14 +43,14 @@ def test_large_frames_leave_no_descriptor_open(pair: Pair) -> None:
     receiver = wire.Receiver(there)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
-        wire.send(here, wire.pack(job("x" * 300_000)))
+        wire.send_job(here, wire.pack(job("x" * 300_000)))
         receiver.to_child()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_waiting_frame_goes_to_exactly_one_of_two_receivers(pair: Pair) -> None:
     here, there = pair
-    wire.send(here, wire.pack(job("{}")))
+    wire.send_job(here, wire.pack(job("{}")))
     with socket.socket(fileno=os.dup(there.fileno())) as other:
         assert wire.Receiver(other).to_child(socket.MSG_DONTWAIT) == job("{}")
         with pytest.raises(BlockingIOError):
@@ -71,6 +71,28 @@ def test_a_hello_brings_its_descriptors(pair: Pair) -> None:
         os.close(fd)
 
 
+def test_descriptors_may_come_later_than_their_announcement(pair: Pair) -> None:
+    here, there = pair
+    there.setblocking(False)
+    receiver = wire.Receiver(there)
+    here.send(b"D")
+    for _ in range(2):
+        with pytest.raises(BlockingIOError):
+            receiver.from_child()
+    null = os.open(os.devnull, os.O_RDONLY)
+    wire.send_fds(here, wire.pack(finished("with a spool")), (null,))
+    frame, fds = receiver.from_child()
+    assert (frame, len(fds)) == (finished("with a spool"), 1)
+    wire.send_outcome(here, wire.pack(finished("without")), spool=None)
+    assert receiver.from_child() == (finished("without"), ())
+    here.send(b"D")
+    here.close()
+    with pytest.raises(wire.ClosedError):
+        receiver.from_child()
+    for fd in (null, *fds):
+        os.close(fd)
+
+
 def test_a_hello_that_is_too_large_is_refused_where_it_is_made(pair: Pair) -> None:
     many = [wire.HandlerInfo(name=f"handler {number}") for number in range(5000)]
     with pytest.raises(ValueError, match="handlers make a hello of"):
@@ -85,11 +107,14 @@ def test_what_is_no_outcome_frame_is_refused(pair: Pair, packet: bytes) -> None:
         wire.Receiver(there).from_child()
 
 
-def test_descriptors_that_come_with_nonsense_are_closed(pair: Pair) -> None:
+@pytest.mark.parametrize("announcement", [b"", b"D"])
+def test_descriptors_that_come_with_nonsense_are_closed(pair: Pair, announcement: bytes) -> None:
     here, there = pair
     before = len(os.listdir("/proc/self/fd"))
     null = os.open(os.devnull, os.O_RDONLY)
-    wire.send_fds(here, b"L", (null, null))
+    if announcement:
+        here.send(announcement)
+    wire.send_fds(here, b"L", (null, null, null))
     os.close(null)
     with pytest.raises(wire.FrameError):
         wire.Receiver(there).from_child()
