@@ -8,7 +8,7 @@
 with item as materialized (
   select i.*
   from unnest(
-    %(ids)s::bigint[], %(lease_nos)s::bigint[], %(kinds)b::text[], %(results)b::text[], %(errors)b::text[],
+    %(ids)s::bigint[], %(lease_nos)s::bigint[], %(kinds)s::text[], %(results)b::text[], %(errors)b::text[],
     %(usages)b::text[], %(outputs)b::text[], %(ran_fors)s::float8[], %(crashes)s::integer[], %(checkpoints)b::text[]
   ) as i (id, lease_no, asked, result, error, usage, output, ran_for, crash, checkpoint)
 ),
@@ -48,7 +48,7 @@ archived as (
         then '{"kind": "canceled", "type": "Canceled", "message": "canceled on request"}'
       else error::jsonb
     end,
-    usage::json, nullif(output, ''), created_at, scheduled_at,
+    usage::json, output, created_at, scheduled_at,
     coalesce(ended_at - ran_for * interval '1 second', started_at), ended_at, lease_no, owner, limits,
     key, unique_key, retry_of, batch_id
   from locked
@@ -65,15 +65,15 @@ again as (
     slot = null,
     -- A job that was only given back keeps its place in the queue.
     scheduled_at = case
-      when (%(kinds)b::text[])[width_bucket(j.id, %(ids)s::bigint[])] = 'release'
+      when (%(kinds)s::text[])[width_bucket(j.id, %(ids)s::bigint[])] = 'release'
         and (%(delays)s::float8[])[width_bucket(j.id, %(ids)s::bigint[])] = 0 then j.scheduled_at
       else clock_timestamp() + (%(delays)s::float8[])[width_bucket(j.id, %(ids)s::bigint[])] * interval '1 second'
     end,
     attempt = j.attempt
-      - ((%(kinds)b::text[])[width_bucket(j.id, %(ids)s::bigint[])] in ('snooze', 'release'))::integer,
+      - ((%(kinds)s::text[])[width_bucket(j.id, %(ids)s::bigint[])] in ('snooze', 'release'))::integer,
     crashes = j.crashes + (%(crashes)s::integer[])[width_bucket(j.id, %(ids)s::bigint[])],
     interruptions = j.interruptions + (
-      (%(kinds)b::text[])[width_bucket(j.id, %(ids)s::bigint[])] = 'release'
+      (%(kinds)s::text[])[width_bucket(j.id, %(ids)s::bigint[])] = 'release'
       and (%(ran_fors)s::float8[])[width_bucket(j.id, %(ids)s::bigint[])] is not null
     )::integer,
     limits = coalesce((%(limits)b::text[])[width_bucket(j.id, %(ids)s::bigint[])]::jsonb, j.limits),
@@ -85,7 +85,7 @@ again as (
 recorded as (
   insert into tasuki.attempt (job_id, lease_no, owner, attempt, kind, error, usage, output, started_at, ended_at)
   select
-    id, lease_no, owner, attempt, kind, error::jsonb, usage::json, nullif(output, ''),
+    id, lease_no, owner, attempt, kind, error::jsonb, usage::json, output,
     coalesce(ended_at - ran_for * interval '1 second', started_at), ended_at
   from locked
   where job_id is not null and kind in ('retry', 'snooze', 'release')

@@ -38,6 +38,7 @@ from tasuki_mp.job import Lease
 from tasuki_mp.statefile import StateReader
 from tasuki_mp.supervisor import clock, crew
 from tasuki_mp.supervisor.probe import Cpu
+from tasuki_mp.supervisor.usage import NOWHERE, Place
 from tasuki_mp.wire import StopReason
 
 Key = tuple[int, int]
@@ -216,8 +217,8 @@ class Child:
         self.stacks = -1
         self.inflight: OrderedDict[Key, Lease] = OrderedDict()
         self.jobs_run = 0
-        self.version = ""
-        """The application's, as this child imported it."""
+        self.place = NOWHERE
+        """Where its jobs run, with the application's version as this child imported it."""
         self.born_at = clock.now()
         self.held = 0
         """Bytes beyond its size at hello that its last job has left in it."""
@@ -241,7 +242,7 @@ class Child:
     def hello(self, hello: wire.Hello, fds: tuple[int, ...]) -> None:
         """The child's first frame has come, with its descriptors."""
         self.pid = hello.pid
-        self.version = hello.app_version
+        self.place = Place(hello.pid, self.slot, hello.app_version)
         self.pidfd, self.output, state, bell, self.stacks = fds
         self.state = StateReader(state, bell)
 

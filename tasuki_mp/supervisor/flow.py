@@ -46,7 +46,7 @@ from tasuki_mp.supervisor.reaper import Reaper
 from tasuki_mp.supervisor.recycle import Recycling
 from tasuki_mp.supervisor.slot import Slot
 from tasuki_mp.supervisor.stopping import Stopping
-from tasuki_mp.supervisor.usage import Place, Used, usage_json
+from tasuki_mp.supervisor.usage import Used, usage_json
 
 TRUST_MARGIN = 1.0
 """Seconds before a lease's end when it is no longer trusted."""
@@ -325,10 +325,9 @@ class Flow:
             return  # the lease was lost while it ran: somebody else decides
         self.finished += 1
         settled = self._decide(lease, outcome)
-        place = Place(child.pid, slot.index, child.version)
         error = settled.error
         usage = usage_json(
-            place=place, seconds=ran_for, used=used, waited=lease.waited, signal=error.signal if error else ""
+            place=child.place, seconds=ran_for, used=used, waited=lease.waited, signal=error.signal if error else ""
         )
         self._metrics.job_finished(lease.handler, settled.kind, seconds=ran_for, waited=lease.waited)
         kept = _to_keep(lease, checkpoint)

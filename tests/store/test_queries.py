@@ -62,7 +62,7 @@ SAMPLES: dict[str, Any] = {
     "is_last": False,
     "is_told": True,
     "keep": 50,
-    "kinds": ["completed", "retry"],
+    "kinds": "{completed,retry}",
     "known": [1, 2],
     "lasts": "{5,20}",
     "last": datetime(2020, 1, 2, tzinfo=UTC),
