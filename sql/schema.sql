@@ -329,8 +329,13 @@ begin
       if entry.unique_key is not null then
         insert into tasuki.unique_key as u (key, job_id, expires_at)
         values (entry.unique_key, entry.id, clock_timestamp() + entry.unique_for * interval '1 second')
-        on conflict (key) do update set job_id = excluded.job_id, expires_at = excluded.expires_at
-        where u.expires_at <= clock_timestamp();
+        on conflict (key) do nothing;
+        if not found then
+          -- Only now, and only this: `do update` would lock the key of a job that stands, which could not end meanwhile.
+          update tasuki.unique_key as u
+          set job_id = entry.id, expires_at = clock_timestamp() + entry.unique_for * interval '1 second'
+          where u.key = entry.unique_key and u.expires_at <= clock_timestamp();
+        end if;
         if not found then
           select u.job_id into standing from tasuki.unique_key as u where u.key = entry.unique_key;
           -- Ended between the two statements: the key is free again.

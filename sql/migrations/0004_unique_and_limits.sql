@@ -185,7 +185,7 @@ $function$;
 -- for its key now, and whether that is `new`, was there before (`stands`), was `replaced` by this one's values, or is there
 -- although this one asked to hear of it (`conflict`). Keys are taken in one order, that of their code points, so that two
 -- callers don't deadlock, and who calls several times in a transaction should go on in that order; who comes second waits
--- for the first one's transaction.
+-- for the first one's transaction. What stands is not locked: its job may end while the caller's transaction is open.
 create function tasuki.enqueue_keyed(
   ids bigint[], queues text[], handlers text[], payloads jsonb[], priorities smallint[], max_attempts integer[],
   due_ats timestamptz[], limits jsonb[], keys text[], unique_keys text[], unique_for float8[], on_conflicts text[]
@@ -217,8 +217,13 @@ begin
       if entry.unique_key is not null then
         insert into tasuki.unique_key as u (key, job_id, expires_at)
         values (entry.unique_key, entry.id, clock_timestamp() + entry.unique_for * interval '1 second')
-        on conflict (key) do update set job_id = excluded.job_id, expires_at = excluded.expires_at
-        where u.expires_at <= clock_timestamp();
+        on conflict (key) do nothing;
+        if not found then
+          -- Only now, and only this: `do update` would lock the key of a job that stands, which could not end meanwhile.
+          update tasuki.unique_key as u
+          set job_id = entry.id, expires_at = clock_timestamp() + entry.unique_for * interval '1 second'
+          where u.key = entry.unique_key and u.expires_at <= clock_timestamp();
+        end if;
         if not found then
           select u.job_id into standing from tasuki.unique_key as u where u.key = entry.unique_key;
           -- Ended between the two statements: the key is free again.

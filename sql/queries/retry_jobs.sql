@@ -44,7 +44,20 @@ eligible as materialized (
 ),
 keyed as (
   insert into tasuki.unique_key as u (key, job_id)
-  select unique_key, new_id from eligible where unique_key is not null and turn = 1 order by unique_key collate "C"
+  select unique_key, new_id
+  from eligible
+  where
+    unique_key is not null
+    and turn = 1
+    -- To find it below would lock it, and keep the job that stands from ending meanwhile.
+    and not exists (
+      select from tasuki.unique_key as standing
+      where
+        standing.key = eligible.unique_key
+        and coalesce(standing.expires_at > clock_timestamp(), true)
+        and standing.job_id <> all(%(ids)s::bigint[])
+    )
+  order by unique_key collate "C"
   on conflict (key) do update
   set job_id = excluded.job_id, expires_at = case when u.expires_at > clock_timestamp() then u.expires_at end
   where u.expires_at <= clock_timestamp() or u.job_id = any(%(ids)s::bigint[])

@@ -15,7 +15,7 @@ from tasuki_mp import Client, ConflictError, Tasuki
 from tasuki_mp.job import Job
 from tasuki_mp.store import copying
 from tests.support import jobs
-from tests.support.holder import Holder
+from tests.support.holder import Holder, item
 
 Conn = psycopg.Connection[tuple[Any, ...]]
 
@@ -167,6 +167,18 @@ def test_of_many_at_once_one_is_inserted(dsn: str, conn: Conn) -> None:
         ids = list(pool.map(rush, range(6)))
     assert all(each == ids[0] for each in ids)
     assert conn.execute("SELECT count(*) FROM tasuki.job").fetchone() == (20,)
+
+
+def test_a_transaction_that_found_a_job_standing_does_not_keep_it_from_ending(client: Client, dsn: str) -> None:
+    job = work.job("a").unique()
+    first = client.enqueue(job)
+    with Holder(dsn) as holder, psycopg.connect(dsn) as producer:
+        lease = holder.lease_one()
+        assert client.enqueue(job, producer).id == first.id
+        holder.run(holder.conn.execute, "SET lock_timeout = '5s'")
+        (done,) = holder.finish(item(lease, "completed"))
+        assert done.verdict == "applied"
+        assert client.enqueue(job, producer).is_new
 
 
 def test_two_batches_with_the_same_keys_in_any_order_do_not_deadlock(
