@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from tasuki_mp import wire
-from tasuki_mp.child.meter import RESET_EVERY_NS, Meter
+from tasuki_mp.child.meter import BRIEF_NS, RESET_EVERY_NS, Meter
 from tasuki_mp.child.tidy import GROWN, PROBES_IN_A_ROW, Growth
 from tasuki_mp.limits import NONE
 from tasuki_mp.memory import OomKills
@@ -90,6 +90,35 @@ def test_the_meter_counts_this_job_alone() -> None:
     assert third.peak is not None
     assert third.peak < 100 * MIB, "the peak of an earlier job is not its own"
     assert len(kept) == 20 * MIB
+
+
+def test_brief_jobs_count_all_that_the_process_used_and_no_peak_but_the_last_one_read() -> None:
+    page = [0] * wire.PAGE_WORDS
+    meter = Meter(page)
+    now = 10 * RESET_EVERY_NS
+    meter.start(now)
+    kept = b"x" * (20 * MIB)
+    meter.stop(now := now + BRIEF_NS)
+    before = time.process_time()
+
+    def job(took: int) -> wire.Used:
+        nonlocal now
+        meter.start(now)
+        until = time.process_time() + 0.002
+        while time.process_time() < until:
+            pass
+        return meter.stop(now := now + took)
+
+    brief = [job(BRIEF_NS - 1) for _ in range(20)]
+    told = sum(used.user_us + used.system_us for used in brief) / 1e6
+    assert 0.04 <= told <= time.process_time() - before + 0.001
+    assert page[wire.PAGE_USER] + page[wire.PAGE_SYSTEM] >= told * 1e6
+    assert {used.held for used in brief} == {brief[0].held}
+    assert brief[0].held >= 19 * MIB
+    assert len(kept) == 20 * MIB
+    long = job(RESET_EVERY_NS)
+    told += (long.user_us + long.system_us) / 1e6
+    assert 0.042 <= told <= time.process_time() - before + 0.001, "nothing is told twice"
 
 
 # ── deaths ────────────────────────────────────────────────────────────────────────────────────────────────────────────
