@@ -299,7 +299,7 @@ def test_show_every_attempt(tasuki: Tasuki, dsn: str, conn: Connection) -> None:
         conn.execute(
             """INSERT INTO tasuki.attempt (job_id, lease_no, owner, attempt, kind, error, usage, output, started_at, ended_at)
                VALUES (%s, %s, gen_random_uuid(), %s, %s, %s, %s, %s, now() - interval '90 s', now())""",
-            (job_id, lease_no, lease_no, kind, error and json.dumps(error), '{"cpu_seconds": 1.25, "pid": 7}', output),
+            (job_id, lease_no, lease_no, kind, error and json.dumps(error), '{"pid": 7, "cpu_seconds": 1.25}', output),
         )
     shown = tasuki("show", job_id, "--dsn", dsn).out
     assert re.findall(r"^attempt (\d)  (.*)$", shown, re.MULTILINE) == [
