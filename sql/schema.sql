@@ -342,8 +342,26 @@ begin
           continue when standing is null;
         end if;
       end if;
-      exit;
+      enqueue_keyed.outcome := case
+        when standing is null then 'new'
+        when entry.on_conflict = 'raise' then 'conflict'
+        else 'stands'
+      end;
+      exit when standing is null or entry.on_conflict <> 'replace';
+      update tasuki.job as j
+      set
+        queue = entry.queue, handler = entry.handler, payload = entry.payload, priority = entry.priority,
+        max_attempts = greatest(entry.most, j.attempt + 1), scheduled_at = entry.due_at, limits = entry.limits,
+        key = entry.key, held_by = nullif(j.held_by, 'key')
+      where j.id = standing and j.status = 'pending';
+      if found then
+        enqueue_keyed.outcome := 'replaced';
+        exit;
+      end if;
+      -- It runs, or has ended within its key's time; or else it has ended just now, and the key is free again.
+      exit when exists (select from tasuki.unique_key as u where u.key = entry.unique_key and u.job_id = standing);
     end loop;
+    enqueue_keyed.job_id := coalesce(standing, entry.id);
     if standing is null then
       insert into tasuki.job (
         id, queue, handler, payload, priority, max_attempts, scheduled_at, limits, key, unique_key
@@ -352,22 +370,6 @@ begin
         entry.id, entry.queue, entry.handler, entry.payload, entry.priority, entry.most, entry.due_at, entry.limits, entry.key,
         entry.unique_key
       );
-      enqueue_keyed.job_id := entry.id;
-      enqueue_keyed.outcome := 'new';
-    else
-      enqueue_keyed.job_id := standing;
-      enqueue_keyed.outcome := case entry.on_conflict when 'raise' then 'conflict' else 'stands' end;
-      if entry.on_conflict = 'replace' then
-        update tasuki.job as j
-        set
-          queue = entry.queue, handler = entry.handler, payload = entry.payload, priority = entry.priority,
-          max_attempts = greatest(entry.most, j.attempt + 1), scheduled_at = entry.due_at, limits = entry.limits,
-          key = entry.key, held_by = nullif(j.held_by, 'key')
-        where j.id = standing and j.status = 'pending';
-        if found then
-          enqueue_keyed.outcome := 'replaced';
-        end if;
-      end if;
     end if;
     return next;
   end loop;

@@ -181,6 +181,8 @@ _decode_hello: Callable[[Buffer], Hello] = msgspec.msgpack.Decoder(Hello).decode
 
 # A plain number: combining flags of the enum takes longer than receiving the packet.
 _CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+_LOST: Final = int(socket.MSG_CTRUNC)
+"""Of a packet with descriptors that this process could not take."""
 _HELLO: Final = b"H"
 _FRAME: Final = b"F"
 _LARGE: Final = b"L"
@@ -294,8 +296,9 @@ class Receiver:
     def from_child(self) -> tuple[FromChild, tuple[int, ...]]:
         """The next outcome frame, and descriptors that came with it, owned by the caller.
 
-        With a hello they are pidfd and output, with an outcome nothing or a spool of follow-up jobs. Raises
-        BlockingIOError when there is none, ClosedError at the end, FrameError for anything that is no frame.
+        With a hello they are its `Descriptors`, with an outcome nothing or a spool of follow-up jobs. Raises
+        BlockingIOError when there is none, ClosedError at the end, FrameError for anything that is no frame, and when
+        this process may open no more files.
         """
         if self._is_announced:
             return self._with_descriptors()
@@ -313,11 +316,15 @@ class Receiver:
         return self._with_descriptors()
 
     def _with_descriptors(self) -> tuple[FromChild, tuple[int, ...]]:
-        size, ancillary, _, _ = self._sock.recvmsg_into(self._buffers, self._ancillary, _CLOSE_ON_EXEC)
+        size, ancillary, flags, _ = self._sock.recvmsg_into(self._buffers, self._ancillary, _CLOSE_ON_EXEC)
         if size == 0:
             raise ClosedError
-        self._is_announced = False
         tag, body, fds = bytes(self._buffer[:1]), self._buffer[1:size], _descriptors(ancillary)
+        if flags & _LOST:
+            _close(fds)
+            raise FrameError("its descriptors could not be received")
+        # Another thread of the child may have sent something between the announcement and what it announces.
+        self._is_announced = not fds
         try:
             if tag == _HELLO and len(fds) == len(Descriptors._fields):
                 return _decode_hello(body), Descriptors(*fds)

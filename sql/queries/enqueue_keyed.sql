@@ -1,6 +1,6 @@
 -- Insert jobs that may have unique keys; see the function. Then tell the supervisors of what is new or changed, and
 -- due now or within a minute.
--- Locks: the keys, in order, until the transaction ends. Indexes: unique_key_pkey, all of the job table's.
+-- Locks: the keys that it takes, in order, until the transaction ends. Indexes: unique_key_pkey, all of the job table's.
 with came as materialized (
   select k.ordinal, k.job_id, k.outcome
   from tasuki.enqueue_keyed(

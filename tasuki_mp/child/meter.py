@@ -91,7 +91,8 @@ class Meter:
         self._system += total - user
         self._note()
         held = self._held()
-        return wire.Used(int(user * 1e6), int((total - user) * 1e6), held if self._can_reset else None, held)
+        total_us, user_us = round(total * 1e6), round(user * 1e6)
+        return wire.Used(user_us, total_us - user_us, held if self._can_reset else None, held)
 
     def _held(self) -> int:
         """Bytes beyond the size at hello, by the last reading."""

@@ -312,6 +312,12 @@ class Child:
         lease = self.inflight.get((page[wire.PAGE_JOB], page[wire.PAGE_LEASE_NO]))
         return None if lease is None else (lease, float(page[wire.PAGE_STARTED]) / 1e9)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether every outcome has been received that was sent before the running job began."""
+        running = self.running()
+        return running is None or running[0] is next(iter(self.inflight.values()))
+
     def ask_stop(self, key: Key, reason: StopReason) -> None:
         """Let `ctx.should_stop` become true in this lease's handler, which has been sent to this child.
 

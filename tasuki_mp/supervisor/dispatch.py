@@ -208,12 +208,13 @@ class Dispatcher:
             limits = self.limits_of(lease)
             memory = limits.memory
             if slot is not None and slot.child is not None:
+                reason = ""
                 if not self.memory.has_room(memory, slot.child):
                     self.memory.waiting.add(lease.id)
-                    passed.append(self._ready.popleft())
-                    continue
-                if memory is not None and (reason := too_full(slot.child.held, memory)):
+                elif memory is not None and (reason := too_full(slot.child.held, memory)):
                     slot.replace(reason)
+                if reason or lease.id in self.memory.waiting:
+                    self._more = 0  # the slot is as it was, and may be anybody's
                     passed.append(self._ready.popleft())
                     continue
             if slot is None:

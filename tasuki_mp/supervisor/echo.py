@@ -2,7 +2,7 @@
 
 The file only grows for its writers; what was read is given back to the system by punching a hole, but for the end of it,
 which is stored with the attempt. A child that writes faster than this reads loses the middle of its output, and the loss
-is counted and said.
+is counted and said. What a flood brings between two looks is let go without being read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasuki_mp.job import Lease
 READ_AT_ONCE: Final = 256 * 1024
 """Bytes shown of what one look finds; a job that writes more between two looks has the rest dropped."""
 FLOOD: Final = 4 * 1024 * 1024
-"""Bytes not read yet beyond which a child is not left alone until the next regular look."""
+"""Bytes not read yet that are kept until the next look."""
 STORED: Final = 64 * 1024
 """Bytes of an attempt's output that are kept: its end."""
 LAST_WORDS: Final = 2 * 1024
@@ -52,6 +52,8 @@ class Echo:
         self._read = 0
         self._punched = 0
         self._partial = b""
+        self._dropped = 0
+        """Bytes that were let go unread, and nobody was told of yet."""
         self._begin = 0
         """Where the output of the present job begins."""
         self._show_rest(None, os.fstat(fd).st_size)
@@ -93,10 +95,15 @@ class Echo:
         data = data[: len(data) - _unfinished(data)]
         return Piece(first - self._begin, first - self._begin + len(data), _text(data))
 
-    @property
-    def is_flooding(self) -> bool:
-        """Whether there is so much to read that it should be read now."""
-        return os.fstat(self._fd).st_size - self._read > FLOOD
+    def shed(self) -> bool:
+        """Let go of what a flood has brought, but for its end; whether there was one."""
+        end = os.fstat(self._fd).st_size
+        if end - self._read <= FLOOD:
+            return False
+        self._dropped += end - READ_AT_ONCE - self._read
+        self._read = end - READ_AT_ONCE
+        self._punch()
+        return True
 
     def _stored(self, end: int) -> str:
         start = max(self._begin, end - STORED)
@@ -113,6 +120,10 @@ class Echo:
         self._begin = end
 
     def _advance(self, lease: Lease | None, end: int) -> None:
+        if self._dropped:
+            self._flush(lease)
+            self._show(lease, f"[{self._dropped} bytes of output dropped]")
+            self._dropped = 0
         size = end - self._read
         if size > READ_AT_ONCE:
             half = READ_AT_ONCE // 2

@@ -266,17 +266,19 @@ class Slot:
         if child in self._echoes and child not in self._dismissed and not child.is_dead:
             self._run(self._kill(child, reason, dying_for=dying_for))
 
-    def peek(self, *, only_floods: bool = False) -> bool:
-        """Show what the running job has printed so far, or only if that is very much by now; whether it is."""
-        has_flood = False
+    def peek(self) -> None:
+        """Show what the running job has printed so far."""
         for child, echo in self._echoes.items():
             running = child.running()
-            if running is None:
-                continue
-            is_flooding = echo.is_flooding
-            has_flood = has_flood or is_flooding
-            if is_flooding or not only_floods:
+            if running is not None and child.is_heard:
                 echo.peek(running[0])
+
+    def shed(self) -> bool:
+        """Let go of output that comes faster than anybody could read it; whether there is any."""
+        has_flood = False
+        for child, echo in self._echoes.items():
+            if child.is_heard:
+                has_flood |= echo.shed()
         return has_flood
 
     def piece(self, child: Child, start: int) -> Piece:

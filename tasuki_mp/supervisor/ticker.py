@@ -58,11 +58,13 @@ class Ticker:
         self._vitals.ticked_at = now
         flow.dispatcher.tick()
         flow.memory.tick(now)
-        is_due = now - self._looked_at >= IDLE_TICK
-        if is_due:
+        slots = flow.dispatcher.slots
+        if now - self._looked_at >= IDLE_TICK:
             self._looked_at = now
             flow.kill_untrusted()
+            for slot in slots:
+                slot.peek()
         has_flood = False
-        for slot in flow.dispatcher.slots:
-            has_flood |= slot.peek(only_floods=not is_due)
+        for slot in slots:
+            has_flood |= slot.shed()
         return has_flood

@@ -211,6 +211,26 @@ def test_endless_output_is_cut_in_the_middle_and_counted_and_its_memory_given_ba
     assert os.fstat(output).st_blocks * 512 < 1024 * 1024
 
 
+def test_a_flood_is_let_go_unread_but_for_its_end_and_counted(output: int) -> None:
+    reader, shown = echo(output)
+    os.write(output, b"first\n")
+    reader.peek(job(1))
+    assert not reader.shed()
+    line = b"x" * 1023 + b"\n"
+    for _ in range(2):
+        for _ in range(8 * 1024):
+            os.write(output, line)
+        assert reader.shed()
+        assert os.fstat(output).st_blocks * 512 < 1024 * 1024
+    os.write(output, b"last\n")
+    stored = reader.job_done(job(1), os.fstat(output).st_size)
+    assert shown[:2] == [(1, "first"), (1, f"[{16 * 1024 * 1024 - READ_AT_ONCE} bytes of output dropped]")]
+    assert sum(1 for _, text in shown if "dropped" in text) == 2, "what came after it is more than is shown at once too"
+    assert shown[-1] == (1, "last")
+    assert stored.endswith("x\nlast\n")
+    assert "\0" not in stored
+
+
 def test_bytes_that_are_no_text_and_lines_without_end_are_shown_in_pieces(output: int) -> None:
     reader, shown = echo(output)
     os.write(output, b"\xff\xfe\n" + b"y" * 20_000)

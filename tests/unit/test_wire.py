@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -83,14 +84,35 @@ def test_descriptors_may_come_later_than_their_announcement(pair: Pair) -> None:
     wire.send_fds(here, wire.pack(finished("with a spool")), (null,))
     frame, fds = receiver.from_child()
     assert (frame, len(fds)) == (finished("with a spool"), 1)
-    wire.send_outcome(here, wire.pack(finished("without")), spool=None)
+    here.send(b"D")
+    wire.send_outcome(here, wire.pack(wire.Keep(7, 3, 1)))  # by another thread of the child
+    assert receiver.from_child() == (wire.Keep(7, 3, 1), ())
+    wire.send_fds(here, wire.pack(finished("with another")), (null,))
+    frame, more = receiver.from_child()
+    assert (frame, len(more)) == (finished("with another"), 1)
+    wire.send_outcome(here, wire.pack(finished("without")))
     assert receiver.from_child() == (finished("without"), ())
     here.send(b"D")
     here.close()
     with pytest.raises(wire.ClosedError):
         receiver.from_child()
-    for fd in (null, *fds):
+    for fd in (null, *fds, *more):
         os.close(fd)
+
+
+def test_an_outcome_whose_spool_can_not_be_received_is_no_outcome(pair: Pair) -> None:
+    here, there = pair
+    with open(os.devnull, "rb") as null:
+        wire.send_outcome(here, wire.pack(finished("with a spool")), spool=null.fileno())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(wire.FrameError, match="could not be received"):
+            wire.Receiver(there).from_child()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_hello_that_is_too_large_is_refused_where_it_is_made(pair: Pair) -> None:

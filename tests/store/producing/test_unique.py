@@ -16,6 +16,7 @@ from tasuki_mp.job import Job
 from tasuki_mp.store import copying
 from tests.support import jobs
 from tests.support.holder import Holder, item
+from tests.support.waiting import wait_for_lock_wait
 
 Conn = psycopg.Connection[tuple[Any, ...]]
 
@@ -179,6 +180,21 @@ def test_a_transaction_that_found_a_job_standing_does_not_keep_it_from_ending(cl
         (done,) = holder.finish(item(lease, "completed"))
         assert done.verdict == "applied"
         assert client.enqueue(job, producer).is_new
+
+
+def test_what_should_replace_a_job_that_is_canceled_meanwhile_is_enqueued(client: Client, dsn: str, conn: Conn) -> None:
+    first = client.enqueue(work.job("a", 1).unique("k"))
+    with psycopg.connect(dsn) as canceler, ThreadPoolExecutor(1) as pool:
+        canceler.execute("SELECT FROM tasuki.job WHERE id = %s FOR UPDATE", [first.id])
+        replacing = pool.submit(client.enqueue, work.job("a", 2).unique("k", on_conflict="replace"))
+        wait_for_lock_wait(conn)
+        canceler.execute("SELECT tasuki.cancel(%s)", [first.id])
+        canceler.commit()
+        second = replacing.result()
+    assert second.is_new
+    row = jobs.live(conn, second.id)
+    assert row is not None
+    assert row["payload"]["page"] == 2
 
 
 def test_two_batches_with_the_same_keys_in_any_order_do_not_deadlock(
