@@ -16,6 +16,7 @@ from tasuki_mp.followups import Spool
 from tasuki_mp.job import JobRow, Lease
 from tasuki_mp.limits import NONE, Limits, Reach, read_limits
 from tasuki_mp.outcome import (
+    CancelObeyed,
     ErrorInfo,
     ErrorKind,
     Interrupted,
@@ -156,7 +157,8 @@ class Flow:
     ) -> None:
         self._hooks.reach("after_result")
         ran_for = (frame.ended_ns - frame.started_ns) / 1e9
-        self.estimates.add(lease.handler, ran_for)
+        if not isinstance(frame.outcome, CancelObeyed):  # that says nothing of how long it would have taken
+            self.estimates.add(lease.handler, ran_for)
         child.is_slow = False
         since_start = clock.now() - frame.started_ns / 1e9
         used, left = self.memory.finished(slot, child, lease, frame.used, ran_for), frame.checkpoint
