@@ -242,7 +242,7 @@ def _key_of(payload: str, names: Collection[str] | None) -> str:
     return text.decode() if len(text) <= 80 and text.decode().isprintable() else hashlib.sha256(text).hexdigest()
 
 
-class Lease(msgspec.Struct, frozen=True):
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """The time-limited right to run one attempt of a job, as the database gave it out.
 
     `(id, lease_no)` is unique for ever: the fence. `sent_at` is this host's CLOCK_BOOTTIME in seconds from before the

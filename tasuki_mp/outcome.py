@@ -140,7 +140,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 # ── how an attempt ended ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Returned(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Returned(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """The handler returned; `result` is its value as JSON text, None for None."""
 
     result: str | None = None
@@ -209,7 +209,7 @@ Outcome = (
 SettledKind = Literal["completed", "failed", "canceled", "retry", "snooze", "release"]
 
 
-class Settled(msgspec.Struct, frozen=True, kw_only=True):
+class Settled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The decision that *finish* writes down.
 
     `retry`, `snooze` and `release` make the job pending again, due after `delay` seconds; the last two give the attempt

@@ -66,7 +66,7 @@ class Extras(msgspec.Struct, frozen=True, array_like=True):
     checkpoint: str | None = None
 
 
-class RunJob(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class RunJob(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Supervisor to child: run this."""
 
     id: int
@@ -108,7 +108,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=3):
     """What the application's import left in the forkserver that a fork would break: threads, sockets."""
 
 
-class Used(msgspec.Struct, frozen=True, array_like=True):
+class Used(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a job used, its subprocesses that were waited for included."""
 
     user_us: int = 0
@@ -119,7 +119,7 @@ class Used(msgspec.Struct, frozen=True, array_like=True):
     """Bytes beyond it that the child still holds now."""
 
 
-class Finished(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Finished(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     """Child to supervisor: how a job ended. Times are CLOCK_BOOTTIME in nanoseconds."""
 
     id: int

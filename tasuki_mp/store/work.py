@@ -51,7 +51,7 @@ class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
 
 
-class FinishItem(msgspec.Struct, frozen=True, kw_only=True):
+class FinishItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How one attempt ended. `usage` is JSON text; times are seconds of this host's clock, as of now."""
 
     id: int

@@ -50,7 +50,7 @@ TRIM_EVERY: Final = 25
 """Lease numbers of one job between two looks at how long its history has become."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One decided attempt on its way to the database."""
 
     lease: Lease
