@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -69,7 +69,7 @@ class FinishItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Jobs to insert with a completion or a snooze, none of them with a unique key."""
 
 
-class Finished(NamedTuple):
+class Finished(msgspec.Struct, frozen=True, gc=False):
     """What became of one item. `kind` is what is on record: a retry is `canceled` when somebody had asked for that."""
 
     id: int

@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+import msgspec
+
 from tasuki_mp.job import Lease
 from tasuki_mp.store.work import Beat
 from tasuki_mp.supervisor.child import Child
@@ -16,16 +18,13 @@ from tasuki_mp.supervisor.child import Child
 Key = tuple[int, int]
 
 
-class Held:
+class Held(msgspec.Struct, eq=False, gc=False):
     """One lease in the book. `child` is set while its frame is with a child; `is_noted` once the row says where it runs."""
 
-    __slots__ = ("child", "is_noted", "lease", "trusted_from")
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
-        self.trusted_from = lease.sent_at
-        self.child: Child | None = None
-        self.is_noted = False
+    lease: Lease
+    trusted_from: float
+    child: Child | None = None
+    is_noted: bool = False
 
 
 class LeaseBook:
@@ -49,7 +48,7 @@ class LeaseBook:
             for lease in leases:
                 if (older := self._held.get(lease.id)) is not None:
                     replaced.append(older.lease)
-                self._held[lease.id] = Held(lease)
+                self._held[lease.id] = Held(lease, lease.sent_at)
             return replaced
 
     def get(self, key: Key) -> Held | None:

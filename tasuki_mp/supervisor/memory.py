@@ -100,7 +100,9 @@ class Memory:
                 return Died(error), used
             case Killed(error) if error.memory_peak is not None and used.peak is not None:
                 peak = max(error.memory_peak, used.peak)
-                return Killed(msgspec.structs.replace(error, memory_peak=peak)), used._replace(peak=peak)
+                return Killed(msgspec.structs.replace(error, memory_peak=peak)), msgspec.structs.replace(
+                    used, peak=peak
+                )
             case _:
                 return outcome, used
 

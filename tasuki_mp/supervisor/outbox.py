@@ -301,9 +301,11 @@ class Outbox:
         self._events.leases_over([(done.id, done.lease_no) for done in verdicts])
         again: list[Key] = []
         goes_again = False
-        for id, lease_no, verdict, kind, _ in verdicts:
+        for done in verdicts:
+            verdict, kind = done.verdict, done.kind
             if verdict == "applied" and kind == "completed":  # nearly all of them
                 continue
+            id, lease_no = done.id, done.lease_no
             if verdict == "stale":
                 logs.event(logging.WARNING, "outcome came too late, dropped", job=id, lease_no=lease_no)
             elif verdict == "duplicate":

@@ -11,7 +11,7 @@ _HOST: Final = socket.gethostname().encode(errors="replace").decode()
 _encode = msgspec.json.Encoder().encode
 
 
-class Used(NamedTuple):
+class Used(msgspec.Struct, frozen=True, gc=False):
     """CPU seconds and bytes of one attempt; None where nobody could say."""
 
     user: float | None = None
@@ -61,6 +61,6 @@ def usage_json(
 ) -> str:
     """The entry. Made for every job, in a microsecond."""
     pid, slot, version = place
-    user, system, peak = used
+    user, system, peak = used.user, used.system, used.peak
     cpu = None if user is None or system is None else round(user + system, 6)
     return _encode(_Entry(_HOST, waited, pid, slot, version, seconds, cpu, user, system, peak, signal)).decode()
