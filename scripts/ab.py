@@ -50,6 +50,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tasuki-mp-ab-") as folder:
         old = _checked_out(given.revision, Path(folder) / "old")
         new = _checked_out(given.new, Path(folder) / "new") if given.new else ROOT
+        for tree in (old, new):
+            _compile(tree)
         for name in given.names:
             pairs: list[dict[Path, Figures]] = []
             for number in range(given.pairs):
@@ -68,6 +70,12 @@ def _checked_out(revision: str, folder: Path) -> Path:
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(folder, filter="data")
     return folder
+
+
+def _compile(tree: Path) -> None:
+    """Leave nothing to be compiled at a start, which where compiled modules are not to be written would be every one."""
+    folders = [tree / "tasuki_mp", tree / "scripts"]
+    subprocess.run([sys.executable, "-m", "compileall", "-q", *folders], check=True)
 
 
 def _measured(tree: Path, name: str, jobs: int, procs: int) -> Figures:
