@@ -30,7 +30,7 @@ from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.stride import Stride
 from tasuki_mp.supervisor.tokens import Tokens
-from tasuki_mp.supervisor.watermark import Watermarks
+from tasuki_mp.supervisor.watermark import Position, Watermarks
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -287,17 +287,18 @@ class Leaser:
             await self._look_ahead()
         order = self._stride.order(self._queues)
         quotas = self._stride.quotas(order, wanted)
+        started = clock.now()
+        goes_on = not is_full and self._marks.may_go_on(started)
         entries = [
-            work.LeaseEntry(
-                queue=queue,
-                priority=priority,
-                after_at=None if is_full else self._marks.start_of(queue, priority),
+            _entry(
+                queue,
+                priority,
+                behind=None if is_full else self._marks.start_of(queue, priority, goes_on=goes_on),
                 limit=min(wanted, quotas[queue]),
             )
             for queue in order
             for priority in PRIORITIES
         ]
-        started = clock.now()
         reach = self._events.reach()
         leases = await self._link.call(self._lease, entries=entries, reach=reach, limit=wanted)
         for queue in self._limited:
@@ -308,6 +309,7 @@ class Leaser:
         self._metrics.lease_took(ended - started, len(leases))
         if is_full:
             self._marks.full_scan_done(at=ended, took=ended - began)
+        self._marks.scanned(at=started, went_on=goes_on, has_more=reach.is_whole and len(leases) >= wanted)
         if reach.is_whole:
             self._marks.took(leases, is_full=is_full)
             if not self._limited and len(leases) < wanted and not _is_any_cut(leases, quotas):
@@ -352,6 +354,12 @@ class Leaser:
         if older:
             self._events.leased_again(older)
         return leases
+
+
+def _entry(queue: str, priority: int, *, behind: Position | None, limit: int) -> work.LeaseEntry:
+    if behind is None:
+        return work.LeaseEntry(queue=queue, priority=priority, limit=limit)
+    return work.LeaseEntry(queue=queue, priority=priority, after_at=behind.at, after_id=behind.id, limit=limit)
 
 
 def _is_any_cut(leases: list[Lease], quotas: Mapping[str, int]) -> bool:

@@ -2,18 +2,21 @@
 
 A long transaction anywhere in the database keeps the index entries of finished jobs alive; without a mark every lease walks
 over all of them. Rows can appear behind the mark (a producer that committed late, a retry, a release), so the short scan
-begins a little before it, and a full scan from the beginning sets it anew at least every half minute, busy or idle.
+begins a little before it, and a full scan from the beginning sets it anew at least every half minute, busy or idle. As long
+as there is more than is asked for, a scan goes on exactly where the last one ended, and only one in every second looks back:
+of jobs that were enqueued together, all are due at the same instant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from tasuki_mp.job import PRIORITIES, Lease
 
 LOOK_BACK: Final = timedelta(milliseconds=100)
+LOOK_BACK_EVERY: Final = 1.0
 COLD: Final = 0.1
 """Seconds that the first look at everything may take for finding every cache cold."""
 FULL_SCAN_EVERY: Final = 30.0
@@ -22,28 +25,53 @@ FULL_SCAN_SHARE: Final = 100.0
 FULL_SCAN_LEAST: Final = 1.0
 
 
+class Position(NamedTuple):
+    """A place in the lease index, within its queue and priority."""
+
+    at: datetime
+    id: int
+
+
 class Watermarks:
     """The last place taken in each (queue, priority), and when the whole index was last looked at. Times in seconds."""
 
     def __init__(self) -> None:
         self._marks: dict[tuple[str, int], datetime] = {}
+        self._ends: dict[tuple[str, int], Position] = {}
+        """The last job taken in each."""
+        self._looked_back_at = float("-inf")
+        self._has_more = False
+        """Whether the last scan gave all that was asked for, and nobody has spoken of jobs behind it since."""
         self._scanned_at = float("-inf")
         self._scan_took = 0.0
 
-    def start_of(self, queue: str, priority: int) -> datetime | None:
-        """Where a short scan begins; None is the beginning."""
+    def start_of(self, queue: str, priority: int, *, goes_on: bool = False) -> Position | None:
+        """Behind which place a short scan begins, None for the beginning; if it goes on, right behind the last job."""
+        if goes_on and (end := self._ends.get((queue, priority))) is not None:
+            return end
         mark = self._marks.get((queue, priority))
-        return None if mark is None else mark - LOOK_BACK
+        return None if mark is None else Position(mark - LOOK_BACK, 0)
+
+    def may_go_on(self, at: float) -> bool:
+        """Whether the next scan need not look back."""
+        return self._has_more and at - self._looked_back_at < LOOK_BACK_EVERY
+
+    def scanned(self, *, at: float, went_on: bool, has_more: bool) -> None:
+        """A scan that began at that time has told its leases; `has_more` if it gave as many as were asked for."""
+        self._has_more = has_more
+        if not went_on:
+            self._looked_back_at = at
 
     def took(self, leases: Iterable[Lease], *, is_full: bool) -> None:
         """These leases were just given out. A full scan sets the marks, also backwards; a short one only advances them."""
-        last: dict[tuple[str, int], datetime] = {}
+        last: dict[tuple[str, int], Position] = {}
         for lease in leases:
-            place = (lease.queue, lease.priority)
-            last[place] = max(last.get(place, lease.scheduled_at), lease.scheduled_at)
-        for place, at in last.items():
-            before = self._marks.get(place)
-            self._marks[place] = at if is_full or before is None else max(before, at)
+            row, place = (lease.queue, lease.priority), Position(lease.scheduled_at, lease.id)
+            last[row] = max(last.get(row, place), place)
+        for row, place in last.items():
+            before = self._marks.get(row)
+            self._marks[row] = place.at if is_full or before is None else max(before, place.at)
+        self._ends |= last
 
     def found_none(self, queues: Iterable[str], *, at: datetime) -> None:
         """Nothing was due at that time of the database's clock, in a look at everything.
@@ -62,6 +90,7 @@ class Watermarks:
             mark = self._marks.get((queue, priority))
             if mark is not None and mark > to:
                 self._marks[queue, priority] = to
+        self._has_more = False
 
     def full_scan_done(self, *, at: float, took: float) -> None:
         """What the first one takes is not all repeated by the next."""

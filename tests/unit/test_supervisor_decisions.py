@@ -20,7 +20,7 @@ from tasuki_mp.supervisor.rescue import has_served_quarantine
 from tasuki_mp.supervisor.stride import Stride
 from tasuki_mp.supervisor.tokens import Tokens
 from tasuki_mp.supervisor.usage import Place, Used, usage_json
-from tasuki_mp.supervisor.watermark import LOOK_BACK, Watermarks
+from tasuki_mp.supervisor.watermark import LOOK_BACK, Position, Watermarks
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -102,21 +102,45 @@ def test_a_queue_that_was_empty_for_long_does_not_take_over_when_it_fills() -> N
 # ── watermarks ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def back(seconds: float) -> Position:
+    """Where a scan begins whose mark is then."""
+    return Position(T0 + timedelta(seconds=seconds) - LOOK_BACK, 0)
+
+
 def test_a_short_scan_begins_a_little_before_what_was_taken_last() -> None:
     marks = Watermarks()
     assert marks.start_of("a", 2) is None
     marks.took([lease(1, at=5), lease(2, at=9), lease(3, queue="b", at=1)], is_full=False)
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=9) - LOOK_BACK
-    assert marks.start_of("b", 2) == T0 + timedelta(seconds=1) - LOOK_BACK
+    assert marks.start_of("a", 2) == back(9)
+    assert marks.start_of("b", 2) == back(1)
+
+
+def test_a_scan_goes_on_where_the_last_one_ended_while_there_is_more_and_looks_back_every_second() -> None:
+    marks = Watermarks()
+    assert not marks.may_go_on(0.0)
+    marks.scanned(at=0.0, went_on=False, has_more=True)
+    marks.took([lease(7, at=5), lease(8, at=5), lease(3, queue="b", at=1)], is_full=False)
+    assert marks.may_go_on(0.9)
+    assert marks.start_of("a", 2, goes_on=True) == Position(T0 + timedelta(seconds=5), 8)
+    assert marks.start_of("b", 2, goes_on=True) == Position(T0 + timedelta(seconds=1), 3)
+    assert marks.start_of("a", 1, goes_on=True) is None
+    marks.scanned(at=0.9, went_on=True, has_more=True)
+    assert not marks.may_go_on(1.0), "going on is no looking back"
+    marks.scanned(at=1.0, went_on=False, has_more=True)
+    assert marks.may_go_on(1.9)
+    marks.lower("a", to=T0 + timedelta(seconds=5))
+    assert not marks.may_go_on(1.9), "a job that was due at that very instant may be anywhere"
+    marks.scanned(at=2.0, went_on=False, has_more=False)
+    assert not marks.may_go_on(2.0)
 
 
 def test_only_a_full_scan_sets_a_mark_backwards() -> None:
     marks = Watermarks()
     marks.took([lease(1, at=100)], is_full=False)
     marks.took([lease(2, at=50)], is_full=False)
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=100) - LOOK_BACK
+    assert marks.start_of("a", 2) == back(100)
     marks.took([lease(3, at=50)], is_full=True)
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=50) - LOOK_BACK
+    assert marks.start_of("a", 2) == back(50)
 
 
 def test_full_scans_come_every_half_minute_and_no_sooner_than_a_hundred_times_their_cost() -> None:
@@ -139,7 +163,7 @@ def test_where_a_look_at_everything_took_long_and_found_nothing_the_next_scan_be
     assert marks.start_of("a", 2) is None
     marks.full_scan_done(at=0.0, took=0.5)
     marks.found_none(["a"], at=T0)
-    assert [marks.start_of("a", priority) for priority in (0, 3)] == [T0 - LOOK_BACK] * 2
+    assert [marks.start_of("a", priority) for priority in (0, 3)] == [back(0)] * 2
     assert marks.start_of("b", 2) is None
 
 
@@ -162,9 +186,9 @@ def test_jobs_that_became_due_again_lower_the_mark_of_their_queue_and_never_rais
     marks.took([lease(1, at=100), lease(2, queue="b", at=100)], is_full=False)
     marks.lower("a", to=T0 + timedelta(seconds=60))
     marks.lower("a", to=T0 + timedelta(seconds=80))
-    assert marks.start_of("a", 2) == T0 + timedelta(seconds=60) - LOOK_BACK
+    assert marks.start_of("a", 2) == back(60)
     assert marks.start_of("a", 1) is None
-    assert marks.start_of("b", 2) == T0 + timedelta(seconds=100) - LOOK_BACK
+    assert marks.start_of("b", 2) == back(100)
 
 
 # ── tokens, quarantine ────────────────────────────────────────────────────────────────────────────────────────────────
