@@ -227,9 +227,9 @@ def pill() -> None:
 
 
 @app.handler(max_attempts=20, max_crashes=10, backoff=AT_ONCE)
-def large_pill() -> None:
-    """The same, more often."""
-    os.kill(os.getpid(), signal.SIGSEGV)
+def large_pill(door: str, ctx: Context) -> str:
+    """What may kill its process more often, when it is told to at the door."""
+    return puppet.function(door, ctx)
 
 
 @app.handler
