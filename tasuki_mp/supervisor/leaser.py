@@ -288,6 +288,7 @@ class Leaser:
         order = self._stride.order(self._queues)
         quotas = self._stride.quotas(order, wanted)
         started = clock.now()
+        self._marks.scan_begins()
         goes_on = not is_full and self._marks.may_go_on(started)
         entries = [
             _entry(

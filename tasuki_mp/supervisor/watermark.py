@@ -41,7 +41,9 @@ class Watermarks:
         """The last job taken in each."""
         self._looked_back_at = float("-inf")
         self._has_more = False
-        """Whether the last scan gave all that was asked for, and nobody has spoken of jobs behind it since."""
+        """Whether the last scan gave all that was asked for, and nobody has spoken of jobs behind it since it began."""
+        self._lowered: dict[str, datetime] = {}
+        """Where jobs have become due again since the scan began that is under way: it may have passed them."""
         self._scanned_at = float("-inf")
         self._scan_took = 0.0
 
@@ -56,9 +58,13 @@ class Watermarks:
         """Whether the next scan need not look back."""
         return self._has_more and at - self._looked_back_at < LOOK_BACK_EVERY
 
+    def scan_begins(self) -> None:
+        """What is heard of from now on, the scan may miss."""
+        self._lowered.clear()
+
     def scanned(self, *, at: float, went_on: bool, has_more: bool) -> None:
         """A scan that began at that time has told its leases; `has_more` if it gave as many as were asked for."""
-        self._has_more = has_more
+        self._has_more = has_more and not self._lowered
         if not went_on:
             self._looked_back_at = at
 
@@ -72,6 +78,7 @@ class Watermarks:
             before = self._marks.get(row)
             self._marks[row] = place.at if is_full or before is None else max(before, place.at)
         self._ends |= last
+        self._lower_again()
 
     def found_none(self, queues: Iterable[str], *, at: datetime) -> None:
         """Nothing was due at that time of the database's clock, in a look at everything.
@@ -83,14 +90,23 @@ class Watermarks:
             for queue in queues:
                 for priority in PRIORITIES:
                     self._marks[queue, priority] = at
+            self._lower_again()
 
     def lower(self, queue: str, *, to: datetime) -> None:
         """Somebody says that jobs of this queue have become due again, none before that time of the database's clock."""
+        self._lowered[queue] = min(to, self._lowered.get(queue, to))
+        self._lower(queue, to)
+        self._has_more = False
+
+    def _lower_again(self) -> None:
+        for queue, to in self._lowered.items():
+            self._lower(queue, to)
+
+    def _lower(self, queue: str, to: datetime) -> None:
         for priority in PRIORITIES:
             mark = self._marks.get((queue, priority))
             if mark is not None and mark > to:
                 self._marks[queue, priority] = to
-        self._has_more = False
 
     def full_scan_done(self, *, at: float, took: float) -> None:
         """What the first one takes is not all repeated by the next."""

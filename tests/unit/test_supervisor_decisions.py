@@ -191,6 +191,31 @@ def test_jobs_that_became_due_again_lower_the_mark_of_their_queue_and_never_rais
     assert marks.start_of("b", 2) == back(100)
 
 
+def test_what_becomes_due_again_during_a_scan_is_looked_for_by_the_next() -> None:
+    marks = Watermarks()
+    marks.took([lease(1, at=50)], is_full=False)
+    marks.scan_begins()
+    marks.lower("a", to=T0 + timedelta(seconds=80))
+    marks.lower("b", to=T0 + timedelta(seconds=60))
+    marks.scanned(at=0.0, went_on=False, has_more=True)
+    marks.took([lease(2, at=100), lease(3, queue="b", at=100), lease(4, queue="c", at=100)], is_full=False)
+    assert not marks.may_go_on(0.0)
+    assert [marks.start_of(queue, 2) for queue in "abc"] == [back(80), back(60), back(100)]
+    marks.scan_begins()
+    marks.scanned(at=0.1, went_on=False, has_more=True)
+    marks.took([lease(5, at=110)], is_full=False)
+    assert marks.may_go_on(0.1)
+    assert marks.start_of("a", 2) == back(110)
+
+
+def test_what_becomes_due_again_during_a_look_at_everything_is_looked_for_too() -> None:
+    marks = Watermarks()
+    marks.full_scan_done(at=0.0, took=0.5)
+    marks.lower("a", to=T0 - timedelta(seconds=10))
+    marks.found_none(["a", "b"], at=T0)
+    assert [marks.start_of(queue, 2) for queue in "ab"] == [back(-10), back(0)]
+
+
 # ── tokens, quarantine ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
