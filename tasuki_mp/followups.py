@@ -11,7 +11,7 @@ import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, ClassVar, Final, cast
 
 import msgspec
 
@@ -34,13 +34,17 @@ class SpoolError(ValueError):
 class FollowUps:
     """In a child: the jobs that one run of a handler asks for. Safe to use from several threads."""
 
+    __slots__ = ("_failure", "_rows", "_size", "_spool", "count")
+
+    _lock: ClassVar = threading.Lock()
+    """One for all: it is made for every job, and a child runs one at a time."""
+
     def __init__(self) -> None:
         self.count = 0
         self._rows: list[JobRow] = []
         self._size = 0
         self._spool: BinaryIO | None = None
         self._failure: BaseException | None = None
-        self._lock = threading.Lock()
 
     def add(self, job: Job) -> None:
         """Remember this job. Raises TypeError for what is none, OSError when there is no room for so many."""
@@ -70,6 +74,8 @@ class FollowUps:
 
         Raises what kept one of them from being written down, whatever the handler made of that.
         """
+        if self.count == 0:
+            return [], None
         with self._lock:
             if self._failure is not None:
                 raise self._failure

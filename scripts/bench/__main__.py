@@ -31,6 +31,7 @@ from scripts.bench import (
     producing,
     starting,
     transaction,
+    unlimited,
     venvs,
 )
 from scripts.bench.figures import Pair, Row
@@ -159,6 +160,13 @@ BENCHMARKS: Final = {
             stage, jobs=size.jobs, seconds=min(60.0, size.idle / 3), behind=min(backlog.UNKNOWN, 20 * size.jobs)
         ),
         most_pairs=5,
+    ),
+    "unlimited": Benchmark(
+        "jobs that do nothing, steady, in a queue without limits",
+        *("jobs/s", "without the triggers and indexes that limits need", "0.98"),
+        lambda stage, size: unlimited.unlimited(stage, jobs=size.jobs),
+        least_pairs=10,
+        is_long=True,
     ),
     "old-transaction": Benchmark(
         "jobs that do nothing, steady, after 300,000 of them under an open transaction with a snapshot",
