@@ -1,8 +1,9 @@
 """`python -m scripts.ab REVISION NAME… [--new REVISION] [--pairs K]`: what has become slower since then, and by how much.
 
 Runs the same benchmark alternately with the program of an older revision and with that of this working copy (or of
-another revision), each on a database of its own. Rates depend on what else the machine does; the CPU time for a job hardly
-does, so on a busy machine believe that.
+another revision), each on a database of its own. Rates depend on what else the machine does; the CPU time for a job less so,
+so on a busy machine believe that. With `--together` both run at the same time, each with half of the slots: whatever the
+machine does then, it does to both.
 
     noop           jobs that do nothing
     cpu1, cpu10    jobs of about 1 and 10 ms of pure Python
@@ -45,6 +46,7 @@ def main() -> int:
     parser.add_argument("--new", metavar="REVISION", help="the newer one  [this working copy]")
     parser.add_argument("--pairs", type=int, default=5, help="how often both alternate  [5]")
     parser.add_argument("--procs", type=int, default=2, help="slots of the program  [2]")
+    parser.add_argument("--together", action="store_true", help="run both at the same time, on half of the slots each")
     parser.add_argument("--jobs", type=int, help="instead of as many as each has")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tasuki-mp-ab-") as folder:
@@ -56,8 +58,14 @@ def main() -> int:
             pairs: list[dict[Path, Figures]] = []
             for number in range(given.pairs):
                 order = (old, new) if number % 2 == 0 else (new, old)
-                pairs.append({tree: _measured(tree, name, given.jobs or NAMES[name], given.procs) for tree in order})
-            print(f"{name}: {given.new or 'this working copy'} against {given.revision}, {given.pairs} pairs")
+                jobs = given.jobs or NAMES[name]
+                if given.together:
+                    started = {tree: _start(tree, name, jobs, max(1, given.procs // 2)) for tree in order}
+                    pairs.append({tree: _figures(process) for tree, process in started.items()})
+                else:
+                    pairs.append({tree: _figures(_start(tree, name, jobs, given.procs)) for tree in order})
+            how = "at the same time" if given.together else "alternating"
+            print(f"{name}: {given.new or 'this working copy'} against {given.revision}, {given.pairs} pairs, {how}")
             for line in _lines([pair[old] for pair in pairs], [pair[new] for pair in pairs]):
                 print(f"  {line}", flush=True)
     print(host.description())
@@ -78,11 +86,18 @@ def _compile(tree: Path) -> None:
     subprocess.run([sys.executable, "-m", "compileall", "-q", *folders], check=True)
 
 
-def _measured(tree: Path, name: str, jobs: int, procs: int) -> Figures:
+def _start(tree: Path, name: str, jobs: int, procs: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", str(ROOT / "scripts" / "ab_run.py"), name, str(jobs), str(procs)]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
-    done = subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    figures: Figures = json.loads(done.stdout)
+    return subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def _figures(process: subprocess.Popen[str]) -> Figures:
+    """What it has measured, once it has ended."""
+    out, _ = process.communicate()
+    if process.returncode != 0:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    figures: Figures = json.loads(out)
     return figures
 
 
