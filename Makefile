@@ -47,7 +47,7 @@ format: .venv/installed-dev ## put the sources into their canonical form
 	@$(BIN)/python -m ruff format .
 
 bench: .venv/installed-dev ## measure the program beside bare references, some twenty minutes
-	@$(BIN)/python -m scripts.bench all --pairs 3 --seconds 5 --idle 40
+	@$(BIN)/python -m scripts.bench all --pairs 3 --seconds 4 --idle 30
 
 bench-full: .venv/installed-dev ## all of that, the largest tables, and the peers pgqueuer and Celery
 	@$(BIN)/python -m scripts.bench full
