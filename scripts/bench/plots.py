@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
+from scripts.bench.backlog import SMALL
 from scripts.bench.peers import PGQUEUER_BY_DEFAULT
 
 WIDTH: Final = 760
@@ -189,39 +190,46 @@ def shares(rows: Mapping[str, Measured]) -> Iterator[str]:
 
 
 def backlog(rows: Mapping[str, Measured]) -> Iterator[str]:
-    """A line: the rate with so many jobs due, as many in the future, and as many in the archive."""
+    """A line: the rate with so many jobs due, as many in the future, as many in the archive, over the pair's other one."""
     row = rows.get("backlog")
     if row is None or not (found := row.also("due jobs")):
         return
-    by_size: dict[float, list[float]] = {50_000.0: list(row.reference)}
-    for size, rate in zip(found, row.ours, strict=True):
-        by_size.setdefault(size, []).append(rate)
+    by_size: dict[float, list[float]] = {float(SMALL): [1.0]}
+    for size, ratio in zip(found, row.ratios, strict=True):
+        by_size.setdefault(size, []).append(ratio)
     sizes = sorted(by_size)
     middles = [statistics.median(by_size[size]) for size in sizes]
-    most = _round_up(max(max(rates) for rates in by_size.values()))
+    most = max(1.2, *(math.ceil(ratio * 5) / 5 for ratios in by_size.values() for ratio in ratios))
     yield from _head(
-        "Jobs a second, by what waits in the tables",
-        "jobs that do nothing, steady; so many due, as many in the future and as many in the archive",
+        "The rate, by what waits in the tables",
+        f"jobs that do nothing, steady; 1 is the rate with {SMALL:,} due and nothing else, measured alternating",
     )
     height, low, high = 220, math.log10(sizes[0]) - 0.15, math.log10(sizes[-1]) + 0.15
     left = 90
-    for part in range(5):
-        y = TOP + height * (1 - part / 4)
+    for part in range(round(most * 5) + 1):
+        y = TOP + height * (1 - part / 5 / most)
         yield f'<line class="grid" x1="{left}" x2="{RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield _text(left - 10, y + 4, f"{most * part / 4:,.0f}", "note", anchor="end")
+        yield _text(left - 10, y + 4, f"{part / 5:.1f}", "note", anchor="end")
+    if row.goal is not None:
+        y = TOP + height * (1 - row.goal / most)
+        yield f'<line class="goal" x1="{RIGHT - 24}" x2="{RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield _text(RIGHT, y + 18, "goal", "note", anchor="end")
     points = []
     for size, middle in zip(sizes, middles, strict=True):
         x = left + (RIGHT - left) * (math.log10(size) - low) / (high - low)
         yield _text(x, TOP + height + 20, f"{size:,.0f}", "note", anchor="middle")
-        for rate in by_size[size]:
-            yield f'<circle class="dot" cx="{x:.1f}" cy="{TOP + height * (1 - rate / most):.1f}" r="5"/>'
+        for ratio in by_size[size]:
+            yield f'<circle class="dot" cx="{x:.1f}" cy="{TOP + height * (1 - ratio / most):.1f}" r="5"/>'
         y = TOP + height * (1 - middle / most)
         points.append(f"{x:.1f},{y:.1f}")
-        below = TOP + height * (1 - min(by_size[size]) / most)
-        yield _text(x, below + 24, f"{middle:,.0f}", anchor="middle")
+        yield _text(x - 12, y - 8, f"{middle:.2f}", anchor="end")
     yield f'<polyline class="line" points="{" ".join(points)}"/>'
     yield _text(
-        (left + RIGHT) / 2, TOP + height + 42, "jobs due (logarithmic); the line joins medians", "note", anchor="middle"
+        (left + RIGHT) / 2,
+        TOP + height + 42,
+        "jobs due, as many in the future and as many in the archive (logarithmic); the line joins medians",
+        "note",
+        anchor="middle",
     )
 
 
