@@ -1184,7 +1184,7 @@ CREATE INDEX job_archive_failed_retry_of_idx ON ONLY tasuki.job_archive_failed U
 
 CREATE INDEX job_batch ON tasuki.job USING btree (batch_id) WHERE (batch_id IS NOT NULL);
 
-CREATE INDEX job_counted ON tasuki.job USING btree (queue, key) WHERE ((status = 'running'::text) AND is_counted);
+CREATE INDEX job_counted ON tasuki.job USING btree (queue, key) WHERE (is_counted AND (status = 'running'::text));
 
 CREATE INDEX job_held ON tasuki.job USING btree (handler) WHERE (held_by = 'handler'::text);
 

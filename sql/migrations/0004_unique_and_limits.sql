@@ -6,7 +6,8 @@ alter table tasuki.job
   -- Leased under a queue's limits: only such rows are counted, and indexed, so that other queues pay nothing.
   add column is_counted boolean not null default false,
   add constraint job_keys check (length(key) between 1 and 200 and length(unique_key) between 1 and 300);
-create index job_counted on tasuki.job (queue, key) where status = 'running' and is_counted;
+-- The flag comes first: every lease makes a new version of its row, and of nearly all of them it is false.
+create index job_counted on tasuki.job (queue, key) where is_counted and status = 'running';
 create index job_held_key on tasuki.job (queue, key, priority, scheduled_at, id) where held_by = 'key';
 
 alter table tasuki.job_archive
