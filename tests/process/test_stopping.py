@@ -236,12 +236,13 @@ def test_an_async_handler_says_where_its_tasks_wait(supervised: Supervised, conn
     with Client(dsn) as client:
 
         def stack() -> str:
+            """Once it has got there."""
             with contextlib.suppress(CommandError):
                 found = client.stack(job_id).text
-                return found if "The handler waits" in found and found.count("in sleep") == sleepers else ""
+                return found if "The handler waits" in found and found.count(there) == times else ""
             return ""
 
-        sleepers = {"await": 1, "gather": 2, "spin in a task": 0}[how]
+        there, times = {"await": ("in sleep", 1), "gather": ("in sleep", 2), "spin in a task": ("in _spin", 1)}[how]
         found = wait_until(stack, "its stack")
 
     threads, _, tasks = found.partition("\n\nThe handler waits (most recent await first):\n")
