@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -60,10 +61,9 @@ def main() -> int:
                 order = (old, new) if number % 2 == 0 else (new, old)
                 jobs = given.jobs or NAMES[name]
                 if given.together:
-                    started = {tree: _start(tree, name, jobs, max(1, given.procs // 2)) for tree in order}
-                    pairs.append({tree: _figures(process) for tree, process in started.items()})
+                    pairs.append(_measured(order, name, jobs, max(1, given.procs // 2)))
                 else:
-                    pairs.append({tree: _figures(_start(tree, name, jobs, given.procs)) for tree in order})
+                    pairs.append({tree: _measured([tree], name, jobs, given.procs)[tree] for tree in order})
             how = "at the same time" if given.together else "alternating"
             print(f"{name}: {given.new or 'this working copy'} against {given.revision}, {given.pairs} pairs, {how}")
             for line in _lines([pair[old] for pair in pairs], [pair[new] for pair in pairs]):
@@ -86,19 +86,20 @@ def _compile(tree: Path) -> None:
     subprocess.run([sys.executable, "-m", "compileall", "-q", *folders], check=True)
 
 
-def _start(tree: Path, name: str, jobs: int, procs: int) -> subprocess.Popen[str]:
+def _measured(trees: Sequence[Path], name: str, jobs: int, procs: int) -> dict[Path, Figures]:
+    """The figures of each, all run at the same time. Nobody is left behind where one of them fails."""
     command = [sys.executable, "-P", str(ROOT / "scripts" / "ab_run.py"), name, str(jobs), str(procs)]
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
-    return subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def _figures(process: subprocess.Popen[str]) -> Figures:
-    """What it has measured, once it has ended."""
-    out, _ = process.communicate()
-    if process.returncode != 0:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    figures: Figures = json.loads(out)
-    return figures
+    started = {
+        tree: subprocess.Popen(
+            command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, stdout=subprocess.PIPE, text=True
+        )
+        for tree in trees
+    }
+    told = {tree: process.communicate()[0] for tree, process in started.items()}
+    for process in started.values():
+        if process.returncode != 0:
+            raise subprocess.CalledProcessError(process.returncode, command)
+    return {tree: json.loads(text) for tree, text in told.items()}
 
 
 def _lines(old: list[Figures], new: list[Figures]) -> list[str]:

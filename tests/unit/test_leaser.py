@@ -239,6 +239,41 @@ def test_a_job_that_another_host_gives_back_is_found_although_it_has_been_due_fo
     assert lowered is not None and began - timedelta(seconds=601) <= lowered < began - timedelta(seconds=500)
 
 
+def test_what_it_hears_of_during_a_lease_it_looks_for_in_the_next_and_then_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts: list[datetime | None] = []
+    heard: list[bool] = []
+    given = a_lease(1)
+
+    class Hinting(ScriptedLink):
+        async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+            starts.extend(entry.after_at for entry in kwargs.get("entries", ()) if entry.priority == given.priority)
+            if len(starts) == 2 and not heard:
+                heard.append(True)
+                leaser.hint(queue="a", look_back=600.0)
+            return await super().call(function, *args, **kwargs)
+
+    monkeypatch.setattr(watermark, "FULL_SCAN_LEAST", 3600.0)
+    events = Roomy()
+    leaser = leaser_on(Hinting({"next_due": ahead, "_lease": lambda: [given]}), events, poll=3600)
+
+    async def scenario() -> None:
+        leaser.start()
+        async with asyncio.timeout(30):
+            while len(starts) < 4:
+                await events.came.wait()
+                events.came.clear()
+                leaser._wake.set()
+        await leaser.stop()
+
+    asyncio.run(scenario())
+    full, before, lowered, after = starts[:4]
+    assert full is None and before is not None and lowered is not None and after is not None
+    assert lowered < given.scheduled_at - timedelta(seconds=500), "the lease that was under way may have passed it"
+    assert before == after == given.scheduled_at - watermark.LOOK_BACK, "once it has looked there, it goes on as before"
+
+
 @pytest.mark.parametrize(("procs", "is_at_once"), [(3, True), (2, False)])
 def test_after_more_jobs_than_the_host_can_start_a_notification_waits_for_more(
     monkeypatch: pytest.MonkeyPatch, procs: int, *, is_at_once: bool
