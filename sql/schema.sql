@@ -3,6 +3,12 @@
 
 CREATE SCHEMA tasuki;
 
+CREATE DOMAIN tasuki.instant AS timestamp with time zone
+	CONSTRAINT instant CHECK (((VALUE >= '1900-01-01 00:00:00+00'::timestamp with time zone) AND (VALUE <= '2200-01-01 00:00:00+00'::timestamp with time zone)));
+
+CREATE DOMAIN tasuki.queue_name AS text
+	CONSTRAINT queue_name CHECK ((((length(VALUE) >= 1) AND (length(VALUE) <= 57)) AND ((VALUE COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text)));
+
 CREATE FUNCTION tasuki.await_leases() RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -675,8 +681,8 @@ begin
   end loop;
   return query
     select
-      j.id, j.lease_no, j.queue, j.handler, j.priority, j.attempt, j.max_attempts, j.crashes, j.payload::text, j.scheduled_at,
-      extract(epoch from coalesce(lease_limited.now, clock_timestamp()) - j.scheduled_at)::float8,
+      j.id, j.lease_no, j.queue::text, j.handler, j.priority, j.attempt, j.max_attempts, j.crashes, j.payload::text,
+      j.scheduled_at::timestamptz, extract(epoch from coalesce(lease_limited.now, clock_timestamp()) - j.scheduled_at)::float8,
       j.limits::text, j.interruptions, j.last_error ->> 'kind',
       case when j.lease_no > 1 then (select c.state::text from tasuki.checkpoint as c where c.job_id = j.id) end
     from tasuki.job as j
@@ -826,7 +832,7 @@ CREATE TABLE tasuki.dependency (
 
 CREATE TABLE tasuki.handler (
     name text NOT NULL,
-    queue text NOT NULL,
+    queue tasuki.queue_name NOT NULL,
     priority smallint NOT NULL,
     max_attempts integer NOT NULL,
     options jsonb DEFAULT '{}'::jsonb NOT NULL,
@@ -834,27 +840,26 @@ CREATE TABLE tasuki.handler (
     last_seen timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT handler_max_attempts CHECK ((max_attempts >= 1)),
     CONSTRAINT handler_name CHECK (((length(name) >= 1) AND (length(name) <= 200))),
-    CONSTRAINT handler_priority CHECK (((priority >= 0) AND (priority <= 3))),
-    CONSTRAINT handler_queue CHECK ((((length(queue) >= 1) AND (length(queue) <= 57)) AND ((queue COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text)))
+    CONSTRAINT handler_priority CHECK (((priority >= 0) AND (priority <= 3)))
 );
 
 CREATE TABLE tasuki.job (
     id bigint NOT NULL,
-    queue text DEFAULT 'default'::text NOT NULL,
+    queue tasuki.queue_name DEFAULT 'default'::text NOT NULL,
     handler text NOT NULL,
     payload jsonb DEFAULT '{}'::jsonb NOT NULL,
     priority smallint DEFAULT 2 NOT NULL,
     status text DEFAULT 'pending'::text NOT NULL,
-    scheduled_at timestamp with time zone DEFAULT now() NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    scheduled_at tasuki.instant DEFAULT now() NOT NULL,
+    created_at tasuki.instant DEFAULT now() NOT NULL,
     attempt integer DEFAULT 0 NOT NULL,
     max_attempts integer DEFAULT 5 NOT NULL,
     crashes integer DEFAULT 0 NOT NULL,
     lease_no bigint DEFAULT 0 NOT NULL,
     owner uuid,
-    lease_expires_at timestamp with time zone,
-    cancel_requested_at timestamp with time zone,
-    started_at timestamp with time zone,
+    lease_expires_at tasuki.instant,
+    cancel_requested_at tasuki.instant,
+    started_at tasuki.instant,
     pid integer,
     slot smallint,
     held_by text,
@@ -884,9 +889,7 @@ CREATE TABLE tasuki.job (
     CONSTRAINT job_pending_blank CHECK (((status = 'running'::text) OR ((cancel_requested_at IS NULL) AND (started_at IS NULL) AND (pid IS NULL) AND (slot IS NULL)))),
     CONSTRAINT job_priority CHECK (((priority >= 0) AND (priority <= 3))),
     CONSTRAINT job_progress CHECK ((((progress IS NULL) OR ((progress >= (0)::double precision) AND (progress <= (1)::double precision))) AND ((status = 'running'::text) OR ((progress IS NULL) AND (progress_note IS NULL))))),
-    CONSTRAINT job_queue_name CHECK ((((length(queue) >= 1) AND (length(queue) <= 57)) AND ((queue COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text))),
-    CONSTRAINT job_status CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text]))),
-    CONSTRAINT job_times CHECK ((((scheduled_at >= '1900-01-01 00:00:00+00'::timestamp with time zone) AND (scheduled_at <= '2200-01-01 00:00:00+00'::timestamp with time zone)) AND ((created_at >= '1900-01-01 00:00:00+00'::timestamp with time zone) AND (created_at <= '2200-01-01 00:00:00+00'::timestamp with time zone)) AND isfinite(COALESCE(lease_expires_at, created_at)) AND isfinite(COALESCE(cancel_requested_at, created_at)) AND isfinite(COALESCE(started_at, created_at))))
+    CONSTRAINT job_status CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='10000', autovacuum_vacuum_cost_delay='0', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0.1', autovacuum_analyze_threshold='10000', toast.autovacuum_vacuum_scale_factor='0', toast.autovacuum_vacuum_threshold='10000', toast.autovacuum_vacuum_cost_delay='0');
 
@@ -997,7 +1000,7 @@ CREATE TABLE tasuki.migration (
 );
 
 CREATE TABLE tasuki.queue (
-    name text NOT NULL,
+    name tasuki.queue_name NOT NULL,
     paused_at timestamp with time zone,
     max_running integer,
     max_running_per_key integer,
@@ -1007,8 +1010,7 @@ CREATE TABLE tasuki.queue (
     kept_from timestamp with time zone,
     CONSTRAINT queue_keep_for CHECK (((keep_for >= '00:01:00'::interval) AND (keep_for <= '36500 days'::interval))),
     CONSTRAINT queue_max_running CHECK ((max_running >= 0)),
-    CONSTRAINT queue_max_running_per_key CHECK ((max_running_per_key >= 1)),
-    CONSTRAINT queue_name CHECK ((((length(name) >= 1) AND (length(name) <= 57)) AND ((name COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text)))
+    CONSTRAINT queue_max_running_per_key CHECK ((max_running_per_key >= 1))
 );
 
 CREATE TABLE tasuki.schedule (
@@ -1023,7 +1025,7 @@ CREATE TABLE tasuki.schedule (
     starts_at timestamp with time zone,
     ends_at timestamp with time zone,
     handler text NOT NULL,
-    queue text NOT NULL,
+    queue tasuki.queue_name NOT NULL,
     priority smallint NOT NULL,
     max_attempts integer NOT NULL,
     payload jsonb NOT NULL,
@@ -1035,7 +1037,7 @@ CREATE TABLE tasuki.schedule (
     paused_at timestamp with time zone,
     decided_until timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT schedule_jitter CHECK (((jitter >= (0)::double precision) AND (jitter <= (31622400)::double precision))),
-    CONSTRAINT schedule_job CHECK ((((length(handler) >= 1) AND (length(handler) <= 200)) AND ((length(queue) >= 1) AND (length(queue) <= 57)) AND ((queue COLLATE "C") !~ '[^A-Za-z0-9_.:-]'::text) AND ((priority >= 0) AND (priority <= 3)) AND (max_attempts >= 1) AND (jsonb_typeof(payload) = 'object'::text) AND (pg_column_size(payload) <= 16777216) AND ((COALESCE(length(key), 1) >= 1) AND (COALESCE(length(key), 1) <= 200)) AND ((limits IS NULL) OR ((jsonb_typeof(limits) = 'object'::text) AND (pg_column_size(limits) <= 1024))))),
+    CONSTRAINT schedule_job CHECK ((((length(handler) >= 1) AND (length(handler) <= 200)) AND ((priority >= 0) AND (priority <= 3)) AND (max_attempts >= 1) AND (jsonb_typeof(payload) = 'object'::text) AND (pg_column_size(payload) <= 16777216) AND ((COALESCE(length(key), 1) >= 1) AND (COALESCE(length(key), 1) <= 200)) AND ((limits IS NULL) OR ((jsonb_typeof(limits) = 'object'::text) AND (pg_column_size(limits) <= 1024))))),
     CONSTRAINT schedule_misfire CHECK (((misfire = ANY (ARRAY['skip'::text, 'last'::text])) AND ((misfire_after >= (0)::double precision) AND (misfire_after <= (31622400)::double precision)))),
     CONSTRAINT schedule_name CHECK (((length(name) >= 1) AND (length(name) <= 200))),
     CONSTRAINT schedule_overlap CHECK ((overlap = ANY (ARRAY['allow'::text, 'skip'::text]))),
@@ -1226,7 +1228,7 @@ CREATE TRIGGER job_free_unique_key AFTER DELETE ON tasuki.job FOR EACH ROW WHEN 
 
 CREATE TRIGGER job_pass_key_on_deleted AFTER DELETE ON tasuki.job FOR EACH ROW WHEN (((old.key IS NOT NULL) AND (old.status = 'pending'::text) AND (old.held_by IS NULL))) EXECUTE FUNCTION tasuki.pass_key_on();
 
-CREATE TRIGGER job_pass_key_on_put_off AFTER UPDATE OF queue, key, scheduled_at, held_by ON tasuki.job FOR EACH ROW WHEN (((old.key IS NOT NULL) AND (old.status = 'pending'::text) AND (old.held_by IS NULL) AND (new.status = 'pending'::text) AND (new.held_by IS DISTINCT FROM 'key'::text) AND ((new.held_by IS NOT NULL) OR (new.queue <> old.queue) OR (new.key IS DISTINCT FROM old.key) OR (new.scheduled_at > old.scheduled_at)))) EXECUTE FUNCTION tasuki.pass_key_on();
+CREATE TRIGGER job_pass_key_on_put_off AFTER UPDATE OF queue, key, scheduled_at, held_by ON tasuki.job FOR EACH ROW WHEN (((old.key IS NOT NULL) AND (old.status = 'pending'::text) AND (old.held_by IS NULL) AND (new.status = 'pending'::text) AND (new.held_by IS DISTINCT FROM 'key'::text) AND ((new.held_by IS NOT NULL) OR ((new.queue)::text <> (old.queue)::text) OR (new.key IS DISTINCT FROM old.key) OR ((new.scheduled_at)::timestamp with time zone > (old.scheduled_at)::timestamp with time zone)))) EXECUTE FUNCTION tasuki.pass_key_on();
 
 ALTER TABLE ONLY tasuki.schedule_tick
     ADD CONSTRAINT schedule_tick_schedule_fkey FOREIGN KEY (schedule) REFERENCES tasuki.schedule(name) ON DELETE CASCADE;

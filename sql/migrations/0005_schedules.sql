@@ -14,7 +14,7 @@ create table tasuki.schedule (
   ends_at timestamptz,
   -- The job that a tick inserts.
   handler text not null,
-  queue text not null,
+  queue tasuki.queue_name not null,
   priority smallint not null,
   max_attempts integer not null,
   payload jsonb not null,
@@ -37,7 +37,6 @@ create table tasuki.schedule (
   -- As for a job: what is refused there must not be found out at a tick.
   constraint schedule_job check (
     length(handler) between 1 and 200
-    and length(queue) between 1 and 57 and queue collate "C" !~ '[^A-Za-z0-9_.:-]'
     and priority between 0 and 3
     and max_attempts >= 1
     and jsonb_typeof(payload) = 'object'

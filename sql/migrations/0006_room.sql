@@ -150,8 +150,8 @@ begin
   end loop;
   return query
     select
-      j.id, j.lease_no, j.queue, j.handler, j.priority, j.attempt, j.max_attempts, j.crashes, j.payload::text, j.scheduled_at,
-      extract(epoch from coalesce(lease_limited.now, clock_timestamp()) - j.scheduled_at)::float8,
+      j.id, j.lease_no, j.queue::text, j.handler, j.priority, j.attempt, j.max_attempts, j.crashes, j.payload::text,
+      j.scheduled_at::timestamptz, extract(epoch from coalesce(lease_limited.now, clock_timestamp()) - j.scheduled_at)::float8,
       j.limits::text, j.interruptions, j.last_error ->> 'kind',
       case when j.lease_no > 1 then (select c.state::text from tasuki.checkpoint as c where c.job_id = j.id) end
     from tasuki.job as j

@@ -3,7 +3,7 @@
 select
   extract(epoch from min(first.scheduled_at) - clock_timestamp())::float8,
   array(
-    select q.name
+    select q.name::text
     from tasuki.queue as q
     where q.name = any(%(queues)s::text[]) and (q.max_running is not null or q.max_running_per_key is not null)
     order by q.name
