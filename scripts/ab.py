@@ -42,7 +42,7 @@ Figures = dict[str, float]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.ab", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("revision", help="the older one, as git names it")
+    parser.add_argument("revision", help="the older one, as git names it, or a folder that has its files")
     parser.add_argument("names", nargs="+", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
     parser.add_argument("--new", metavar="REVISION", help="the newer one  [this working copy]")
     parser.add_argument("--pairs", type=int, default=5, help="how often both alternate  [5]")
@@ -51,7 +51,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, help="instead of as many as each has")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tasuki-mp-ab-") as folder:
-        old = _checked_out(given.revision, Path(folder) / "old")
+        named = Path(given.revision).resolve()
+        old = named if named.is_dir() else _checked_out(given.revision, Path(folder) / "old")
         new = _checked_out(given.new, Path(folder) / "new") if given.new else ROOT
         for tree in (old, new):
             _compile(tree)
