@@ -27,10 +27,14 @@ LEASE: Final = "sql/queries/lease.sql"
 FINISH: Final = "sql/queries/finish.sql"
 
 REPLACED: Final = (
-    (CHILD, "\nclass Child:\n", "\n_NONE = FollowUps()\n_NO_ROWS: list[JobRow] = []\n\n\nclass Child:\n"),
-    (CHILD, "self._call(handler, job, followups) if handler", "self._call(handler, job, _NONE) if handler"),
+    (CHILD, "\nclass Child:\n", "\n_NO_ROWS: list[JobRow] = []\n\n\nclass Child:\n"),
+    (CHILD, "self._call(handler, job, followups) if handler", "self._call(handler, job, _NONE_ASKED_FOR) if handler"),
     (CHILD, "checkpoint, is_fixed, rows)", "checkpoint, is_fixed, _NO_ROWS)"),
-    (CHILD, "pack(frame), spool=spool)\n        followups.close()\n", "pack(frame))\n"),
+    (
+        CHILD,
+        "pack(frame), spool=spool)\n        if followups.count:\n            followups.close()\n",
+        "pack(frame))\n",
+    ),
     (CHILD, "runnable(handler, followups)", 'handler.function, handler.kind == "async"'),
     (OUTBOX, "        if entry.is_alone:\n", "        if False:\n"),
     (LEASE, " or q.max_running is not null or q.max_running_per_key is not null", ""),
@@ -42,8 +46,9 @@ REPLACED: Final = (
 """Which file, what stands in it once, and what stands there instead."""
 
 CUT: Final = (
-    (CHILD, "        followups = FollowUps()\n", '        retire = ""\n'),
-    (CHILD, "            if isinstance(outcome, Returned | AskedSnooze)", "        except BaseException as error:"),
+    (CHILD, "            if handler is not None and handler.may_follow_up", "            outcome = self._call("),
+    (CHILD, "        followups = _NONE_ASKED_FOR\n", '        retire = ""\n'),
+    (CHILD, "            if followups.count and isinstance(", "        except BaseException as error:"),
     (CHILD, "            if is_list(job.payload):", "                value = call({**handler.decode"),
     (OUTBOX, "        self._events.batches_touched({done.batch_id for", "        over: list[work.Finished] = []\n"),
     (WORK, "    following = [(item.id, row)", '    return {\n        "owner": owner,'),

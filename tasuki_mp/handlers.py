@@ -134,6 +134,11 @@ class Handler(Generic[P, R]):
         _, injections = self._settled or self.settle()
         return injections
 
+    @functools.cached_property
+    def may_follow_up(self) -> bool:
+        """Whether its jobs have a way to ask for follow-up jobs: a context, or that they yield them."""
+        return self.kind in {"generator", "async generator"} or any(each.resource is None for each in self.injections)
+
     def answer(self, error: BaseException, attempt: int) -> tuple[bool, float | None]:
         """Whether a job that failed with this exception may be tried again, and after how many seconds.
 
@@ -169,6 +174,7 @@ class Handler(Generic[P, R]):
     def unsettle(self) -> None:
         """Forget what `settle` found: another resource has been registered."""
         self._settled = None
+        self.__dict__.pop("may_follow_up", None)
 
 
 class Resource(Generic[R]):

@@ -96,6 +96,10 @@ def slot_main() -> None:
         os._exit(os.EX_SOFTWARE)
 
 
+_NONE_ASKED_FOR: Final = FollowUps()
+"""Of handlers that have no way to ask for follow-up jobs: nobody is ever given it."""
+
+
 class Child:
     """One child: its sockets, its application, its resources."""
 
@@ -180,7 +184,7 @@ class Child:
             self._seen.add(job.handler)
             self._tidiness.first_run(units=_units(job))
         handler = self._handlers.get(job.handler)
-        followups = FollowUps()
+        followups = _NONE_ASKED_FOR
         rows: list[JobRow] = []
         spool: int | None = None
         retire = ""
@@ -188,8 +192,10 @@ class Child:
         if timeout is not None:
             self._backstop.arm(timeout + wire.BACKSTOP_SECONDS)
         try:
+            if handler is not None and handler.may_follow_up:
+                followups = FollowUps()
             outcome = self._call(handler, job, followups) if handler else answer.to_unknown(job.handler)
-            if isinstance(outcome, Returned | AskedSnooze):
+            if followups.count and isinstance(outcome, Returned | AskedSnooze):
                 rows, spool = followups.take()
         except BaseException as error:  # noqa: BLE001  a handler may raise anything, SystemExit and worse included
             outcome = self._interrupts.outcome(error, job, started) or answer.to_error(error, handler, job.attempt)
@@ -217,7 +223,8 @@ class Child:
             recycle,
         )
         self._tell(wire.pack(frame), spool=spool)
-        followups.close()
+        if followups.count:
+            followups.close()
         return retire
 
     def _call(self, handler: Handler[..., Any], job: wire.RunJob, followups: FollowUps) -> Outcome:

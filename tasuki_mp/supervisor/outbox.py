@@ -269,7 +269,7 @@ class Outbox:
         """Send one batch; every entry that gets a final verdict leaves the outbox."""
         self._hooks.reach("before_finish")
         started = clock.now()
-        items = [_item(entry, started) for entry in batch]
+        items = [_item(entry, started, entry.followups) for entry in batch]
         try:
             verdicts = await self._link.call(work.finish, owner=self._owner, items=items)
         except psycopg.Error as error:
@@ -368,7 +368,7 @@ def _is_poisonous(error: psycopg.Error) -> bool:
     return (error.sqlstate or "")[:2] in POISONOUS or isinstance(error, psycopg.DataError)
 
 
-def _item(entry: Entry, now: float) -> FinishItem:
+def _item(entry: Entry, now: float, followups: tuple[JobRow, ...] = ()) -> FinishItem:
     return FinishItem(
         id=entry.lease.id,
         lease_no=entry.lease.lease_no,
@@ -378,5 +378,5 @@ def _item(entry: Entry, now: float) -> FinishItem:
         lease_age=now - entry.lease.sent_at,
         checkpoint=entry.checkpoint,
         output=entry.output,
-        followups=() if entry.is_alone else entry.followups,
+        followups=followups,
     )
