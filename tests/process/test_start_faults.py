@@ -176,7 +176,11 @@ def test_it_does_not_leave_before_children_that_are_being_born(
 ) -> None:
     tmp_path.joinpath("slow.py").write_text(APP_AT_THE_DOOR, encoding="utf-8")
     options = ("--drain", "--no-preload", "--app-dir", str(tmp_path))
-    with Door() as door, Supervised(dsn, *options, app="slow:app", procs=2, env={"TEST_DOOR": door.path}) as supervised:
+    mutant = "all the time for the unborn"
+    with (
+        Door() as door,
+        Supervised(dsn, *options, app="slow:app", procs=2, mutant=mutant, env={"TEST_DOOR": door.path}) as supervised,
+    ):
         door.visitor().tell("go on")
         unborn = [door.visitor() for _ in ("the second slot's", "the spare")]
         supervised.event("stopped")

@@ -242,6 +242,10 @@ def _break(mutant: str) -> None:
             from tasuki_mp.supervisor.outbox import Outbox
 
             setattr(Outbox, "is_full", property(lambda self: len(self) >= 2))  # noqa: B010  mypy knows no other way
+        case "all the time for the unborn":
+            from tasuki_mp.supervisor import birth
+
+            birth.DISCARD_FOR = 3600.0  # type: ignore[misc]  # longer than a busy machine may stop a test for
         case "wall clock a year ahead":
             import time
 
