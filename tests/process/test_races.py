@@ -11,7 +11,7 @@ from tests.support.waiting import TIMEOUT
 
 
 def test_a_cancel_that_races_with_the_end_hits_its_own_job_or_nobody() -> None:
-    command = [sys.executable, "-m", "tests.support.races", "--asks", "8500", "--kills", "1500"]
+    command = [sys.executable, "-m", "tests.support.races", "--asks", "9500", "--kills", "500"]
     # Measured for coverage it takes ten times as long, and shows nothing that other tests don't.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * TIMEOUT, env=env)
