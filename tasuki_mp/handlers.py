@@ -174,7 +174,6 @@ class Handler(Generic[P, R]):
     def unsettle(self) -> None:
         """Forget what `settle` found: another resource has been registered."""
         self._settled = None
-        self.__dict__.pop("may_follow_up", None)
 
 
 class Resource(Generic[R]):

@@ -19,7 +19,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from tasuki_mp import Backoff, Context, HandlerError, PayloadError
+from tasuki_mp import Backoff, Context, HandlerError, Job, PayloadError
 from tasuki_mp.errors import AppImportError, ConfigError
 from tasuki_mp.handlers import Injection, Registry, load_app
 from tasuki_mp.wire import HandlerInfo
@@ -299,6 +299,24 @@ def test_a_tagged_struct_keeps_its_tag(registry: Registry) -> None:
 
 
 # ── what is injected ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_follow_up_jobs_come_from_handlers_that_take_a_context_or_yield(registry: Registry) -> None:
+    def model() -> Model:
+        return Model()
+
+    def plain(path: str, model: Model) -> None: ...
+
+    async def alone(path: str) -> None: ...
+
+    def asking(path: str, model: Model, ctx: Context) -> None: ...
+
+    def yielding(path: str) -> Iterator[Job]:
+        yield registry.handlers["alone"].job(path)
+
+    registry.add_resource(model)
+    found = {each.__name__: registry.add_handler(each).may_follow_up for each in (plain, alone, asking, yielding)}
+    assert found == {"plain": False, "alone": False, "asking": True, "yielding": True}
 
 
 def test_context_and_resources_are_no_part_of_the_payload(registry: Registry) -> None:

@@ -22,9 +22,7 @@ def test_the_copy_is_a_program_without_them(tmp_path: Path) -> None:
     assert without_batches.DROPPED in [file.read_text() for file in (copy / "tasuki_mp/sql/migrations").glob("*.sql")]
 
 
-def test_a_program_that_reads_otherwise_is_not_half_taken_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_that_reads_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(without_batches, "REPLACED", ((without_batches.LEASE, "no such words", ""),))
     with pytest.raises(ValueError, match=r"lease\.sql has not once, but 0 times: 'no such words'"):
         without_batches.make(tmp_path / "copy")
