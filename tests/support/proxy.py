@@ -226,13 +226,12 @@ class FaultProxy:
             connection.flow.wait()
             connection.send(direction, packet)
             return True
+        is_cut = due[0].fault.how == "cut"
+        connection.flow.clear()  # no answer to this message may slip through
         if due[0].fault.is_forwarded:
             connection.send(direction, packet)
-        is_cut = due[0].fault.how == "cut"
         if is_cut:
             connection.cut()
-        else:
-            connection.flow.clear()
         for armed in due:
             armed.happened()
         if not is_cut and not due[0].fault.is_forwarded:
