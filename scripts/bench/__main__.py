@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 import tempfile
@@ -72,10 +73,6 @@ QUICK: Final = (5, 10.0, 500_000, 60.0)
 """Pairs, seconds, backlog, seconds of idle."""
 FULL: Final = (10, 30.0, 5_000_000, 600.0)
 
-HEAD: Final = """\
-| name | what | tasuki-mp | reference | ratio | goal | steal |
-| --- | --- | --- | --- | --- | --- | --- |"""
-
 _POOL: Final = "ProcessPoolExecutor.map, the best chunksize"
 
 BENCHMARKS: Final = {
@@ -121,22 +118,22 @@ BENCHMARKS: Final = {
     "enqueue-many": Benchmark(
         "jobs from a generator, all in one transaction",
         *("jobs/s", "the same bytes as a bare binary COPY", "0.7"),
-        lambda stage, size: enqueueing.many(stage, jobs=4 * size.jobs),
+        lambda stage, size: enqueueing.many(stage, jobs=20 * size.jobs),
     ),
     "pipe": Benchmark(
         "lines through a pipe into `tasuki-mp enqueue --file - --app`, its start included",
         *("jobs/s", "the same rows as a bare binary COPY", "none"),
-        lambda stage, size: pipe.pipe(stage, jobs=4 * size.jobs),
+        lambda stage, size: pipe.pipe(stage, jobs=20 * size.jobs),
     ),
     "enqueue-one": Benchmark(
-        "one job in a transaction of its own",
+        "one job in a transaction of its own, on the client's own connection",
         *("µs", "a bare INSERT … RETURNING id", "0.77"),
-        lambda stage, _: enqueueing.one(stage, in_transaction=False),
+        lambda stage, _: enqueueing.one(stage),
     ),
     "enqueue-inside": Benchmark(
         "one job inside the caller's transaction",
         *("µs", "a bare INSERT … RETURNING id", "0.77"),
-        lambda stage, _: enqueueing.one(stage, in_transaction=True),
+        lambda stage, _: enqueueing.inside(stage),
     ),
     "latency": Benchmark(
         "idle supervisor, jobs one by one: from COMMIT to the first line of the handler, median",
@@ -219,15 +216,13 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, help="how often ours and the reference alternate  [5, of full 10]")
     parser.add_argument("--seconds", type=float, help="length of one run of a cpu row, and others  [10, of full 30]")
     parser.add_argument(
-        "--jobs", type=int, default=50_000, help="of noop; enqueue-many and pipe take four times as many  [50000]"
+        "--jobs", type=int, default=50_000, help="of noop; enqueue-many and pipe take twenty times as many  [50000]"
     )
     parser.add_argument(
         "--backlog", type=int, help="due jobs of `backlog`, future ones, finished ones  [500000, of full 5000000]"
     )
     parser.add_argument("--idle", type=float, metavar="SECONDS", help="how long `idle` is watched  [60, of full 600]")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print the results as JSON")
-    form.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, for scripts.bench.report")
     given = parser.parse_args()
     names = given.names
     if "full" in names:
@@ -237,28 +232,33 @@ def main() -> int:
     pairs, seconds, waiting, idle = FULL if "full" in given.names else QUICK
     pairs = given.pairs or pairs
     size = Size(given.seconds or seconds, given.jobs, given.backlog or waiting, given.idle or idle)
-    rows = []
+    rows: list[Row] = []
     missing = False
-    for name in names:
-        try:
+    try:
+        for name in names:
             benchmark = BENCHMARKS[name]
             least = benchmark.least_pairs if names != given.names else 1
             count = max(least, min(pairs, benchmark.most_pairs))
-            row = run(name, procs=given.procs, pairs=count, size=size)
-        except venvs.MissingError as error:
-            print(f"{name}: not measured: {error}", file=sys.stderr, flush=True)
-            missing = True
-            continue
-        rows.append(row)
-        print("\n".join(row.lines()), file=sys.stderr if given.json or given.markdown else sys.stdout, flush=True)
-    if given.json:
-        json.dump({"machine": host.description(), "rows": [row.as_json() for row in rows]}, sys.stdout, indent=1)
-        print()
-    elif given.markdown:
-        print(f"{host.description()}, {pairs} pairs\n\n{HEAD}")
-        print("\n".join(row.as_markdown() for row in rows))
-    else:
-        print(host.description())
+            try:
+                row = run(name, procs=given.procs, pairs=count, size=size)
+            except venvs.MissingError as error:
+                print(f"{name}: not measured: {error}", file=sys.stderr, flush=True)
+                missing = True
+                continue
+            rows.append(row)
+            print("\n".join(row.lines()), file=sys.stderr if given.json else sys.stdout, flush=True)
+    finally:  # what was measured before a row that fails is not lost
+        if given.json:
+            result = {
+                "machine": host.description(),
+                "revision": host.revision(),
+                "command": shlex.join(["python", "-m", "scripts.bench", *sys.argv[1:]]),
+                "rows": [row.as_json() for row in rows],
+            }
+            json.dump(result, sys.stdout, indent=1)
+            print()
+        else:
+            print(host.description())
     return 1 if missing else 0
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import resource
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from pathlib import Path
 from typing import Final
 
 import psycopg
@@ -28,15 +31,10 @@ _ONE_BY_ONE: Final = 500
 def many(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
     """Jobs out of a generator, against sending the same bytes as a COPY."""
 
-    client = Client(stage.dsn)
-
     def measure() -> Pair:
         stage.clear()
-        memory = _memory()
-        begin, cpu = time.perf_counter(), time.process_time()
-        client.enqueue_many(_generated(jobs))
-        ours, cpu = time.perf_counter() - begin, time.process_time() - cpu
-        grown = _memory() - memory
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            ours, cpu, grown = fresh.submit(_many, stage.dsn, jobs).result()
         stage.clear()
         data = _copy_data(stage.conn, jobs)
         server = host.cpu_seconds(stage.conn.info.backend_pid)
@@ -64,6 +62,16 @@ def many(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
     return measure
 
 
+def _many(dsn: str, jobs: int) -> tuple[float, float, float]:
+    """Seconds, CPU seconds, and MiB by which memory grew: in a process of its own, whose peak nothing else has raised."""
+    with closing(Client(dsn)) as client:
+        client.enqueue_many(_generated(1))
+        memory = _peak()
+        begin, cpu = time.perf_counter(), time.process_time()
+        client.enqueue_many(_generated(jobs))
+        return time.perf_counter() - begin, time.process_time() - cpu, _peak() - memory
+
+
 def _generated(jobs: int) -> Iterator[Job]:
     return (app.burn.job(steps=number) for number in range(jobs))
 
@@ -81,30 +89,43 @@ def _copy_data(conn: psycopg.Connection[tuple[object, ...]], jobs: int) -> list[
     return chunks
 
 
-def _memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _peak() -> float:
+    """MiB. Not `ru_maxrss`, which counts the process that this one was forked from."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def one(stage: Stage, *, in_transaction: bool) -> Callable[[], Pair]:
-    """One job at a time: medians of a block of each, in microseconds."""
+def one(stage: Stage) -> Callable[[], Pair]:
+    """One job at a time on the client's own connection: medians of a block of each, in microseconds."""
 
     def measure() -> Pair:
         stage.clear()
-        if in_transaction:
-            with stage.conn.transaction():
-                ours, bare = _blocks(stage.conn)
-        else:
-            ours, bare = _blocks(stage.conn)
+        with closing(Client(stage.dsn)) as client:
+            client.enqueue(app.burn.job(steps=0))
+            ours, bare = _blocks(stage.conn, client.enqueue)
+        given, _ = _blocks(stage.conn, lambda job: app.app.enqueue(job, stage.conn))
+        return Pair(ours, bare, bare / ours, {"on a connection in autocommit that is given, µs": given})
+
+    return measure
+
+
+def inside(stage: Stage) -> Callable[[], Pair]:
+    """The same inside the caller's transaction."""
+
+    def measure() -> Pair:
+        stage.clear()
+        with stage.conn.transaction():
+            ours, bare = _blocks(stage.conn, lambda job: app.app.enqueue(job, stage.conn))
         return Pair(ours, bare, bare / ours)
 
     return measure
 
 
-def _blocks(conn: psycopg.Connection[tuple[object, ...]]) -> tuple[float, float]:
+def _blocks(conn: psycopg.Connection[tuple[object, ...]], enqueue: Callable[[Job], object]) -> tuple[float, float]:
     ours, bare = [], []
     for number in range(_ONE_BY_ONE):
         begin = time.perf_counter()
-        app.app.enqueue(app.burn.job(steps=number), conn)
+        enqueue(app.burn.job(steps=number))
         middle = time.perf_counter()
         conn.execute(_INSERT, ("default", "burn", f'{{"steps":{number}}}', 2, 5)).fetchone()
         end = time.perf_counter()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Literal
+
+HEAD: Final = """\
+| name | what | tasuki-mp | reference | ratio | goal | pairs, steal | measured beside it |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
+"""Of the table that `Row.as_markdown` makes the rows of."""
 
 
 @dataclass(frozen=True)
@@ -31,37 +37,65 @@ class Row:
     steal: float
     """The share of the machine's CPU time that its host gave to others meanwhile."""
 
-    @property
-    def ratio(self) -> float:
-        return statistics.median(pair.ratio for pair in self.pairs)
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Row:
+        """What `as_json` made."""
+        return cls(**{**row, "pairs": [Pair(**pair) for pair in row["pairs"]]})
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "pairs": [asdict(pair) for pair in self.pairs], "ratio": self.ratio}
+        return asdict(self)
+
+    def with_those_of(self, other: Row) -> Row:
+        """The pairs of both; the worse steal."""
+        return replace(other, pairs=[*self.pairs, *other.pairs], steal=max(self.steal, other.steal))
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.each("ratio"))
+
+    @property
+    def goal(self) -> float | None:
+        """The ratio to be reached, if the target is one."""
+        found = re.fullmatch(r"([\d.]+)(,.*)?", self.target)
+        return float(found[1]) if found else None
+
+    def each(self, side: Literal["ours", "reference", "ratio"]) -> list[float]:
+        """That of each pair."""
+        return [getattr(pair, side) for pair in self.pairs]
+
+    def also(self, key: str) -> list[float]:
+        """That extra of each pair that has it."""
+        return [pair.extra[key] for pair in self.pairs if key in pair.extra]
 
     def lines(self) -> list[str]:
         """For people."""
-        ratios = sorted(pair.ratio for pair in self.pairs)
-        reached = f"{self.ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} pairs)"
+        reached = f"{self._ratios()} in {len(self.pairs)} pairs; target {self.target}; steal {self.steal:.0%}"
         return [
             f"{self.name}: {self.what}",
-            f"  ours       {_spread([pair.ours for pair in self.pairs])} {self.unit}",
-            f"  reference  {_spread([pair.reference for pair in self.pairs])} {self.unit}  ({self.reference})",
-            f"  ratio      {reached}; target {self.target}; steal {self.steal:.0%}",
-            *(f"  {key}: {_spread([pair.extra[key] for pair in self.pairs])}" for key in self.pairs[0].extra),
+            f"  ours       {_spread(self.each('ours'))} {self.unit}",
+            f"  reference  {_spread(self.each('reference'))} {self.unit}  ({self.reference})",
+            f"  ratio      {reached}",
+            *(f"  {key}: {_spread(self.also(key))}" for key in self.pairs[0].extra),
         ]
 
     def as_markdown(self) -> str:
         """A row of the table in docs/benchmarks.md."""
-        ours, reference = (_spread([getattr(pair, side) for pair in self.pairs]) for side in ("ours", "reference"))
-        ratios = sorted(pair.ratio for pair in self.pairs)
-        extra = "; ".join(
-            f"{key}: {_number(statistics.median(p.extra[key] for p in self.pairs))}" for key in self.pairs[0].extra
-        )
-        return (
-            f"| `{self.name}` | {self.what}{' (' + extra + ')' if extra else ''} | {ours} {self.unit} "
-            f"| {self.reference}: {reference} {self.unit} | {self.ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) "
-            f"| {self.target} | {self.steal:.0%} |"
-        )
+        extra = "; ".join(f"{key}: {_number(statistics.median(self.also(key)))}" for key in self.pairs[0].extra)
+        cells = [
+            f"`{self.name}`",
+            self.what,
+            f"{_spread(self.each('ours'))} {self.unit}",
+            f"{self.reference}: {_spread(self.each('reference'))} {self.unit}",
+            self._ratios(),
+            self.target,
+            f"{len(self.pairs)}, {self.steal:.0%}",
+            extra,
+        ]
+        return f"| {' | '.join(cells)} |"
+
+    def _ratios(self) -> str:
+        ratios = self.each("ratio")
+        return f"{self.ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -6,7 +6,7 @@ import itertools
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from scripts.bench import app
@@ -24,7 +24,7 @@ def noop(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
 
     def measure() -> Pair:
         total, steady = stage.run_jobs(itertools.repeat(app.noop.job(), jobs))
-        pool, _ = pool_seconds(stage.procs, jobs, 0, 1)
+        pool, _ = pool_seconds(stage.procs, [0] * jobs, 1)
         return Pair(
             jobs / total, jobs / pool, pool / total, {"steady jobs/s, first start to last finish": jobs / steady}
         )
@@ -38,14 +38,14 @@ def cpu(stage: Stage, *, ms: float, seconds: float) -> Callable[[], Pair]:
     jobs = round(seconds * stage.procs / (ms / 1000))
     sizes = [size for size in CHUNK_SIZES if size * stage.procs * 4 <= jobs] or CHUNK_SIZES[:1]
     sample = max(2 * stage.procs * sizes[-1], jobs // 10)
-    trials = [{size: pool_seconds(stage.procs, sample, steps, size)[0] for size in sizes} for _ in range(TRIALS)]
+    trials = [{size: pool_seconds(stage.procs, [steps] * sample, size)[0] for size in sizes} for _ in range(TRIALS)]
     best = min(sizes, key=lambda size: statistics.median(trial[size] for trial in trials))
 
     def measure() -> Pair:
         _, ours = stage.run_jobs(itertools.repeat(app.burn.job(steps=steps), jobs))
         spent = stage.cpu
-        chunked, bare = pool_seconds(stage.procs, jobs, steps, best)
-        single = chunked if best == 1 else pool_seconds(stage.procs, jobs, steps, 1)[0]
+        chunked, bare = pool_seconds(stage.procs, [steps] * jobs, best)
+        single = chunked if best == 1 else pool_seconds(stage.procs, [steps] * jobs, 1)[0]
         extra = {
             "ratio to chunksize 1": single / ours,
             "best chunksize": float(best),
@@ -58,10 +58,10 @@ def cpu(stage: Stage, *, ms: float, seconds: float) -> Callable[[], Pair]:
     return measure
 
 
-def pool_seconds(procs: int, jobs: int, steps: int, chunksize: int) -> tuple[float, float]:
-    """How long the bare pool takes, and the CPU seconds of all its processes."""
-    arguments = [str(number) for number in (procs, jobs, steps, chunksize)]
-    command = [sys.executable, "-m", "scripts.bench.pool", *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+def pool_seconds(procs: int, steps: Sequence[int], chunksize: int) -> tuple[float, float]:
+    """How long the bare pool takes for jobs of so many steps each, and the CPU seconds of all its processes."""
+    command = [sys.executable, "-m", "scripts.bench.pool", str(procs), str(chunksize)]
+    lines = "\n".join(map(str, steps))
+    done = subprocess.run(command, cwd=ROOT, check=True, input=lines, stdout=subprocess.PIPE, text=True)
     took, used = done.stdout.split()
     return float(took), float(used)

@@ -1,24 +1,19 @@
-"""`python -m scripts.bench.plots RESULTS.json… FOLDER`: draws what `python -m scripts.bench … --json` has measured.
+"""The three pictures of docs/benchmarks.md, as SVG.
 
-Three SVG files for docs/benchmarks.md: noop.svg, shares.svg, backlog.svg. Where a row is in several results, all of its
-pairs count. The files carry their own colours for light and dark, background included, so that they can be read on any page.
+They carry their own colours for light and dark, background included, so that they can be read on any page.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import re
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from xml.sax.saxutils import escape
 
 from scripts.bench.backlog import SMALL
+from scripts.bench.figures import Row
 from scripts.bench.peers import PGQUEUER_BY_DEFAULT
 
 WIDTH: Final = 760
@@ -56,67 +51,10 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 }"""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One row, with the pairs of every result that has it. `goal` is the ratio to be reached, if it is one."""
-
-    ours: Sequence[float]
-    reference: Sequence[float]
-    ratios: Sequence[float]
-    goal: float | None
-    extras: Sequence[Mapping[str, float]]
-    """What else each pair says."""
-
-    def also(self, key: str) -> list[float]:
-        """One of those, of each pair that has it."""
-        return [found[key] for found in self.extras if key in found]
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.bench.plots", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS.json")
-    parser.add_argument("folder", type=Path)
-    given = parser.parse_args()
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in given.results]
-    rows = _rows(results)
-    machine = ", ".join(dict.fromkeys(result["machine"] for result in results))
-    for name, drawn in (("noop", noop(rows)), ("shares", shares(rows)), ("backlog", backlog(rows))):
-        parts = list(drawn)
-        if not parts:
-            print(f"{name}.svg: its rows are not in these results", file=sys.stderr)
-            continue
-        file = given.folder / f"{name}.svg"
-        file.write_text(_svg(parts, machine), encoding="utf-8")
-        print(file)
-    return 0
-
-
-def _rows(results: Sequence[Mapping[str, Any]]) -> dict[str, Measured]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    goals: dict[str, float | None] = {}
-    for result in results:
-        for row in result["rows"]:
-            found.setdefault(row["name"], []).extend(row["pairs"])
-            goal = re.fullmatch(r"([\d.]+)(,.*)?", row["target"])
-            goals[row["name"]] = float(goal[1]) if goal else None
-    return {
-        name: Measured(
-            [pair["ours"] for pair in pairs],
-            [pair["reference"] for pair in pairs],
-            [pair["ratio"] for pair in pairs],
-            goals[name],
-            [pair["extra"] for pair in pairs],
-        )
-        for name, pairs in found.items()
-    }
-
-
 # ── the three pictures ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def noop(rows: Mapping[str, Measured]) -> Iterator[str]:
+def noop(rows: Mapping[str, Row]) -> Iterator[str]:
     """Bars: who runs how many jobs that do nothing."""
     bars: list[tuple[str, str, Sequence[float], str]] = []
     ours: list[float] = []
@@ -126,8 +64,8 @@ def noop(rows: Mapping[str, Measured]) -> Iterator[str]:
         ("noop-celery", "Celery, prefork", "Redis that keeps nothing"),
     ):
         if name in rows:
-            bars.append((label, what, rows[name].reference, "other"))
-            ours += rows[name].ours
+            bars.append((label, what, rows[name].each("reference"), "other"))
+            ours += rows[name].each("ours")
     if "noop" in rows and (by_default := rows["noop"].also(PGQUEUER_BY_DEFAULT)):
         bars.append(("pgqueuer, its default", "Postgres, no isolation", by_default, "other"))
     if not bars:
@@ -155,12 +93,12 @@ def noop(rows: Mapping[str, Measured]) -> Iterator[str]:
             yield f'<line class="tick" x1="{x:.1f}" x2="{x:.1f}" y1="{y + 27:.1f}" y2="{y + 33:.1f}"/>'
 
 
-def shares(rows: Mapping[str, Measured]) -> Iterator[str]:
+def shares(rows: Mapping[str, Row]) -> Iterator[str]:
     """Dots: which share of the best possible each pair reached."""
     shown = {name: row for name, row in rows.items() if row.goal is not None and row.goal <= 1 and name != "noop"}
     if not shown:
         return
-    highest = max(1.2, min(1.6, max(max(row.ratios) for row in shown.values())))
+    highest = max(1.2, min(1.6, max(max(row.each("ratio")) for row in shown.values())))
     yield from _head(
         "Share of the best possible",
         "a dot for each pair of runs, a bar for their median; 1 is what the reference reaches without our guarantees",
@@ -176,9 +114,9 @@ def shares(rows: Mapping[str, Measured]) -> Iterator[str]:
         if row.goal is not None:
             goal = _x(row.goal, highest)
             yield f'<line class="goal" x1="{goal:.1f}" x2="{goal:.1f}" y1="{y - 10}" y2="{y + 10}"/>'
-        for ratio in row.ratios:
+        for ratio in row.each("ratio"):
             yield f'<circle class="dot" cx="{_x(ratio, highest):.1f}" cy="{y}" r="5"><title>{ratio:.2f}</title></circle>'
-        middle = _x(statistics.median(row.ratios), highest)
+        middle = _x(row.ratio, highest)
         yield f'<line class="middle" x1="{middle:.1f}" x2="{middle:.1f}" y1="{y - 7}" y2="{y + 7}"/>'
     y = bottom + 44
     yield f'<line class="goal" x1="{LEFT}" x2="{LEFT}" y1="{y - 13}" y2="{y + 3}"/>'
@@ -189,13 +127,13 @@ def shares(rows: Mapping[str, Measured]) -> Iterator[str]:
     yield _text(LEFT + 236, y, "one pair", "note")
 
 
-def backlog(rows: Mapping[str, Measured]) -> Iterator[str]:
+def backlog(rows: Mapping[str, Row]) -> Iterator[str]:
     """A line: the rate with so many jobs due, as many in the future, as many in the archive, over the pair's other one."""
     row = rows.get("backlog")
     if row is None or not (found := row.also("due jobs")):
         return
     by_size: dict[float, list[float]] = {float(SMALL): [1.0]}
-    for size, ratio in zip(found, row.ratios, strict=True):
+    for size, ratio in zip(found, row.each("ratio"), strict=True):
         by_size.setdefault(size, []).append(ratio)
     sizes = sorted(by_size)
     middles = [statistics.median(by_size[size]) for size in sizes]
@@ -258,7 +196,7 @@ def _text(x: float, y: float, words: str, kind: str = "", *, anchor: str = "star
     return f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _svg(parts: Sequence[str], machine: str) -> str:
+def svg(parts: Sequence[str], machine: str) -> str:
     lowest = max(float(found) for part in parts for found in re.findall(r' y2?="([\d.]+)"', part))
     height = int(lowest) + 44
     note = _text(WIDTH - 24, height - 12, machine, "note", anchor="end")
@@ -275,7 +213,3 @@ def _round_up(value: float) -> float:
     """The next of 1, 2, 4, 5, 8 times a power of ten: quarters of it are round as well."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 4, 5, 6, 8, 10) if step * power >= value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from tasuki_mp import embedded
 
 TAG_VARIABLE: Final = "TASUKI_SCRIPT_TAG"
 """Set in the environment of everything that a script starts, and so of everything that those start."""
@@ -118,11 +121,27 @@ def own_cpu_seconds(pid: int) -> float:
 
 
 def description() -> str:
-    """The machine in one line."""
+    """The machine in one line, with the versions that matter."""
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "?")
     cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores of {model}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    server = _said_by(embedded.installed() / "bin" / "postgres", "--version").split()[-1]
+    return (
+        f"{cores} cores of {model}, {platform.system()} {platform.release()}, Python {platform.python_version()}, "
+        f"PostgreSQL {server}"
+    )
+
+
+def revision() -> str:
+    """Of this checkout, short, with a word about what is not committed; empty if it is none."""
+    try:
+        return _said_by("git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _said_by(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def now() -> float:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from scripts.bench import slots, statements
+from scripts.bench import __main__ as bench
+from scripts.bench import report, slots, statements
 from scripts.bench.__main__ import BENCHMARKS
+from scripts.bench.figures import Pair, Row
 from scripts.bench.mixed import schedule
 from scripts.bench.slots import Run
 from scripts.bench.steady import rate, window
@@ -66,3 +71,54 @@ def test_the_steady_rate_leaves_out_the_beginning_and_the_end() -> None:
     over = window(30)
     assert (over.skip, over.measured, over.jobs) == (10, 17, 27)
     assert rate([0.0, 5.0, 6.0, 7.0], 1, 3) == 1.0
+
+
+def row(name: str, *ratios: float, steal: float = 0.0) -> Row:
+    pairs = [Pair(ratio * 100, 100.0, ratio, {"due jobs": 500_000.0}) for ratio in ratios]
+    return Row(name, "what it does", "jobs/s", "the limit", "0.90", pairs, steal)
+
+
+def result(*rows: Row, command: str = "python -m scripts.bench all --json") -> dict[str, Any]:
+    """As if printed and read again."""
+    made = {"machine": "2 cores", "revision": "0123abc", "command": command, "rows": [each.as_json() for each in rows]}
+    read: dict[str, Any] = json.loads(json.dumps(made))
+    return read
+
+
+def test_results_are_merged_in_the_order_of_the_benchmark() -> None:
+    results = [result(row("idle", 2), row("backlog", 0.9, 1)), result(row("backlog", 0.8, steal=0.02), row("noop", 3))]
+    found = report.merged(results)
+    assert list(found) == ["noop", "backlog", "idle"]
+    assert found["backlog"] == row("backlog", 0.9, 1, 0.8, steal=0.02)
+
+
+def test_the_page_gets_table_and_pictures() -> None:
+    page = "above\n<!-- begin of the table -->\nold\n<!-- end of the table -->\nbelow\n"
+    made = report.report([result(row("backlog", 0.9, 1, 0.8))], page)
+    assert {file.name for file in made} == {"benchmarks.md", "shares.svg", "backlog.svg"}, "noop was not measured"
+    text = made[report.PAGE]
+    assert text.startswith("above\n<!-- begin of the table -->\n2 cores\n")
+    assert text.endswith("\n<!-- end of the table -->\nbelow\n")
+    assert "old" not in text
+    line = (
+        "| `backlog` | what it does | 90 (80 to 100) jobs/s | the limit: 100 (100 to 100) jobs/s | 0.90 (0.80 to 1.00) "
+    )
+    assert line + "| 0.90 | 3, 0% | due jobs: 500,000 |\n" in text
+    assert "python -m scripts.bench all --json  # at 0123abc\n" in text
+
+
+def test_a_row_that_fails_does_not_lose_those_before_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(name: str, **_: object) -> Row:
+        if name == "idle":
+            raise RuntimeError("the machine is on fire")
+        return row(name, 1)
+
+    monkeypatch.setattr(bench, "run", run)
+    monkeypatch.setattr(sys, "argv", ["bench", "backlog", "idle", "--json"])
+    with pytest.raises(RuntimeError):
+        bench.main()
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["command"] == "python -m scripts.bench backlog idle --json"
+    assert [Row.from_json(each) for each in printed["rows"]] == [row("backlog", 1)]
