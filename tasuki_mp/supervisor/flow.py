@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from tasuki_mp import logs, wire
 from tasuki_mp.followups import Spool
@@ -28,7 +27,7 @@ from tasuki_mp.outcome import (
     completed,
     settle,
 )
-from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.attic import Attic
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.child import Child, Death, Key
@@ -76,6 +75,7 @@ class Flow:
         on_idle: Callable[[], None],
         on_hello: Callable[[wire.Hello], None],
         on_start_failed: Callable[[Slot, Exception, int], None],
+        failed: tasks.Failed,
     ) -> None:
         self.book = LeaseBook(lease_for=lease_for)
         self.estimates = Estimates()
@@ -87,22 +87,23 @@ class Flow:
             stale=self._beat_now,
             hooks=hooks,
         )
-        self.stopping = Stopping(self.dispatcher, settle=self._settle_unrun)
-        self.deadlines = Deadlines(self.stopping)
+        self.stopping = Stopping(self.dispatcher, settle=self._settle_unrun, failed=failed)
+        self.deadlines = Deadlines(self.stopping, failed=failed)
         self.attic = Attic()
         self.has_work = asyncio.Event()
         """Set whenever jobs come; cleared by who waits for it."""
         self.finished = 0
         """Attempts that have ended here."""
+        self._errands = tasks.Errands(failed)
         self.memory = Memory(
-            self.dispatcher, limit=memory_limit, recycling=recycling, stop=self.stopping.kill, run=self._run
+            self.dispatcher, limit=memory_limit, recycling=recycling, stop=self.stopping.kill, run=self._errands.run
         )
         self._metrics = metrics
         self._hooks = hooks
         self._on_idle = on_idle
         self._on_hello = on_hello
         self._on_start_failed = on_start_failed
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.failed = failed
 
     # ── from the leaser ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -188,7 +189,7 @@ class Flow:
             logs.event(logging.WARNING, "child died", slot=slot.index, pid=child.pid, how=str(death), **ran)
             self._metrics.child_died(death.signal or "exit")
         self.memory.forget(child)
-        self._run(asyncio.to_thread(self._clear_up_after, child.pid))
+        self._errands.run(asyncio.to_thread(self._clear_up_after, child.pid))
 
     def _clear_up_after(self, pid: int) -> None:
         self.reaper.sweep()  # first: what is left of it may still be writing
@@ -274,8 +275,7 @@ class Flow:
         """Wait for the small tasks: kills on their way, sweeps."""
         await self.deadlines.stop()
         await self.stopping.settled()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._errands.settled()
 
     # ── within ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -359,16 +359,6 @@ class Flow:
 
     def _policy(self, lease: Lease) -> Policy:
         return self.dispatcher.policies.get(lease.handler, _DEFAULT_POLICY)
-
-    def _run(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
-
-    def _task_ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logs.event(logging.ERROR, "task failed", error=repr(error))
 
 
 def _checkpoint_of(child: Child, lease: Lease) -> str | None:
