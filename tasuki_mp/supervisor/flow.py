@@ -134,7 +134,9 @@ class Flow:
         for lease in older:
             if lease.key in self.outbox:
                 continue  # it ended with us, and only the reply that says so has been overtaken
-            logs.event(logging.WARNING, "job leased again while held, older run is stopped", job=lease.id)
+            place = self.dispatcher.child_running(lease.key)
+            facts = lease.facts(None if place is None else place[0].index)
+            logs.event(logging.WARNING, "job leased again while held, older run is stopped", **facts)
             self._drop(lease.key)
             if self.dispatcher.child_running(lease.key) is not None:
                 self.dispatcher.blocked.add(lease.id)
@@ -185,8 +187,8 @@ class Flow:
 
     def child_died(self, slot: Slot, child: Child, death: Death, lease: Lease | None, *, was_expected: bool) -> None:
         if not was_expected:
-            ran = {"job": lease.id, "handler": lease.handler, "attempt": lease.attempt} if lease is not None else {}
-            logs.event(logging.WARNING, "child died", slot=slot.index, pid=child.pid, how=str(death), **ran)
+            ran = {"slot": slot.index} if lease is None else lease.facts(slot.index)
+            logs.event(logging.WARNING, "child died", pid=child.pid, how=str(death), **ran)
             self._metrics.child_died(death.signal or "exit")
         self.memory.forget(child)
         self._errands.run(asyncio.to_thread(self._clear_up_after, child.pid))
@@ -205,8 +207,9 @@ class Flow:
         for key, verdict in news:
             if verdict == "cancel" and key in self.book and key not in self.outbox:
                 self._cancel(key)
-            elif verdict == "lost" and key in self.book and key not in self.outbox:
-                logs.event(logging.WARNING, "lease lost", job=key[0], lease_no=key[1])
+            elif verdict == "lost" and (held := self.book.get(key)) is not None and key not in self.outbox:
+                facts = held.lease.facts(None if held.child is None else held.child.slot)
+                logs.event(logging.WARNING, "lease lost", **facts, lease_no=key[1])
                 self._metrics.lease_lost()
                 self._drop(key)
         self.dispatcher.pump()
@@ -413,10 +416,7 @@ def _log(lease: Lease, settled: Settled, slot: int, ran_for: float) -> None:
     logs.event(
         level,
         message,
-        job=lease.id,
-        handler=lease.handler,
-        attempt=lease.attempt,
-        slot=slot,
+        **lease.facts(slot),
         seconds=round(ran_for, 6),
         **facts,
     )

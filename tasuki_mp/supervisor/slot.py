@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, Protocol, assert_never
 
 from tasuki_mp import logs, wire
@@ -22,7 +23,7 @@ from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
 from tasuki_mp.supervisor import clock, signals, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Child, Death, Key
-from tasuki_mp.supervisor.echo import Echo, Piece, ShowLine, last_words, users_part
+from tasuki_mp.supervisor.echo import Echo, Piece, last_words, users_part
 from tasuki_mp.supervisor.hooks import Hooks
 
 DISMISS_FOR: Final = 5.0
@@ -33,6 +34,9 @@ FRAMES_AT_ONCE: Final = 256
 """Outcome frames of one child that are read before the loop may do something else; more than it ever has jobs."""
 FIRST_BACKOFF: Final = 0.1
 LONGEST_BACKOFF: Final = 30.0
+
+ShowSlotsLine = Callable[[int, Lease | None, str], None]
+"""Called with the slot, the job (None outside of any), and a line that a child of the slot has written."""
 
 
 class SlotEvents(Protocol):
@@ -74,7 +78,7 @@ class SlotEvents(Protocol):
 class Slot:
     """Keeps one child in service. `child` is the one that takes jobs now, None while there is none."""
 
-    def __init__(self, index: int, births: Births, events: SlotEvents, show: ShowLine, hooks: Hooks) -> None:
+    def __init__(self, index: int, births: Births, events: SlotEvents, show: ShowSlotsLine, hooks: Hooks) -> None:
         self.index = index
         self.child: Child | None = None
         self.reserved_for: int | None = None
@@ -177,7 +181,7 @@ class Slot:
 
     def _adopt(self, child: Child) -> None:
         self._buried[child] = asyncio.Event()
-        self._echoes[child] = Echo(child.output, self._show)
+        self._echoes[child] = Echo(child.output, partial(self._show, self.index))
         child.future.add_done_callback(lambda future: self._on_loop(self._executor_ended, child, future))
         self._loop.add_reader(child.outcomes.fileno(), self._readable, child)
         self._loop.add_reader(child.pidfd, self._died, child)

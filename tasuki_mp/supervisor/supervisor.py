@@ -494,9 +494,10 @@ class Supervisor:
     def _show_import(self, line: str) -> None:
         self._output.write(f"import | {logs.escape(line)}")
 
-    def _show_line(self, lease: Lease | None, line: str) -> None:
+    def _show_line(self, slot: int, lease: Lease | None, line: str) -> None:
         if self._config.log_format == "json":
-            logs.event(logging.INFO, "output", job=lease.id if lease else None, line=line[:TEXT_LIMIT])
+            facts = lease.facts(slot) if lease else {"slot": slot}
+            logs.event(logging.INFO, "output", **facts, line=line[:TEXT_LIMIT])
         else:
             self._output.write(f"job {lease.id if lease else '-'} | {logs.escape(line, limit=TEXT_LIMIT)}")
 
