@@ -274,3 +274,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     @property
     def key(self) -> tuple[int, int]:
         return (self.id, self.lease_no)
+
+    def facts(self, slot: int | None = None) -> dict[str, Any]:
+        """What each line of the log that is about this attempt says of it."""
+        return {"job": self.id, "handler": self.handler, "attempt": self.attempt, "slot": slot}

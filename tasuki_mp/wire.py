@@ -186,6 +186,7 @@ _LOST: Final = int(socket.MSG_CTRUNC)
 _HELLO: Final = b"H"
 _FRAME: Final = b"F"
 _LARGE: Final = b"L"
+_LARGE_HELLO: Final = b"B"
 _ANNOUNCED: Final = b"D"
 """A packet of its own from a child: descriptors come with the next. To be ready for them at every packet would cost each job
 a tenth of what receiving its outcome takes."""
@@ -240,9 +241,14 @@ def send_outcome(sock: socket.socket, packet: bytes, *, spool: int | None = None
 def send_hello(sock: socket.socket, hello: Hello, fds: Descriptors) -> None:
     """The child's first frame, with what the supervisor needs to watch it."""
     packet = _HELLO + _encoder.encode(hello)
-    if len(packet) > INLINE_LIMIT:
-        raise ValueError(f"the application's handlers make a hello of {len(packet)} bytes; {INLINE_LIMIT} is the limit")
-    _announce_fds(sock, packet, fds)
+    if len(packet) <= INLINE_LIMIT:
+        _announce_fds(sock, packet, fds)
+        return
+    fd = _in_memory(packet)  # that of some hundreds of handlers
+    try:
+        _announce_fds(sock, _LARGE_HELLO, (fd, *fds))
+    finally:
+        os.close(fd)
 
 
 def _in_memory(packet: bytes) -> int:
@@ -275,7 +281,7 @@ class Receiver:
         self._sock = sock
         self._buffer = memoryview(bytearray(_PACKET))
         self._buffers = [self._buffer]
-        self._ancillary = socket.CMSG_SPACE(len(Descriptors._fields) * _FD_SIZE)
+        self._ancillary = socket.CMSG_SPACE((1 + len(Descriptors._fields)) * _FD_SIZE)
         self._is_announced = False
         """Whether the next packet comes with descriptors."""
 
@@ -328,6 +334,10 @@ class Receiver:
         try:
             if tag == _HELLO and len(fds) == len(Descriptors._fields):
                 return _decode_hello(body), Descriptors(*fds)
+            if tag == _LARGE_HELLO and len(fds) == 1 + len(Descriptors._fields):
+                hello = _decode_hello(_read(fds[0]))
+                os.close(fds[0])
+                return hello, Descriptors(*fds[1:])
             frame = _decode_from_child(_content(tag, body, fds))
         except (FrameError, msgspec.MsgspecError, ValueError, OSError) as error:
             _close(fds)
@@ -345,10 +355,15 @@ def _content(tag: bytes, body: memoryview, fds: tuple[int, ...]) -> memoryview |
         return body
     if tag != _LARGE or not 1 <= len(fds) <= 2:
         raise FrameError(f"unknown tag {tag!r} with {len(fds)} descriptors")
-    size = os.fstat(fds[0]).st_size
+    return _read(fds[0])
+
+
+def _read(fd: int) -> bytes:
+    """All of a frame that came in a file."""
+    size = os.fstat(fd).st_size
     chunks, offset = [], 0
     while offset < size:
-        chunk = os.pread(fds[0], min(size - offset, 1 << 24), offset)
+        chunk = os.pread(fd, min(size - offset, 1 << 24), offset)
         if not chunk:
             break
         chunks.append(chunk)

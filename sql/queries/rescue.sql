@@ -109,5 +109,6 @@ told as materialized (
   select pg_notify('tasuki_job', queue || ' 1000')
   from (select distinct queue from locked where kind = 'pending' and %(notify)s::boolean) as due
 )
-select locked.job_id, locked.handler, locked.queue, locked.kind, (select count(*) from told) as told
+select
+  locked.job_id, locked.handler, locked.queue, locked.kind, locked.attempt, locked.slot, (select count(*) from told) as told
 from locked

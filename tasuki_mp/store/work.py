@@ -95,6 +95,9 @@ class Rescued(msgspec.Struct, frozen=True):
     handler: str
     queue: str
     status: Literal["pending", "failed", "canceled"]
+    attempt: int
+    slot: int | None
+    """Where its supervisor ran it, if that is on record."""
 
 
 _Item = TypeVar("_Item", FinishItem, Beat)
@@ -302,7 +305,7 @@ async def rescue(
     cursor = await conn.execute(
         _RESCUE, {"owners": list(owners), "is_gone": is_gone, "most": limit, "now": now, "notify": notify}
     )
-    return [Rescued(*row[:4]) for row in await cursor.fetchall()]
+    return [Rescued(*row[:6]) for row in await cursor.fetchall()]
 
 
 async def release_unknown(conn: AsyncConnection, *, owner: UUID, known: Sequence[int], notify: bool = True) -> int:

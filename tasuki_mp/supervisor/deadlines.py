@@ -8,13 +8,11 @@ child (`child/backstop.py`); a death by it is recognised here.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from tasuki_mp import logs, wire
+from tasuki_mp import wire
 from tasuki_mp.child.describe import clip, storable
 from tasuki_mp.job import Lease
 from tasuki_mp.limits import Limits
@@ -53,11 +51,11 @@ class _Watch:
 class Deadlines:
     """Watches the jobs that it is told of, until it is told that they have ended."""
 
-    def __init__(self, stopping: Stopping) -> None:
+    def __init__(self, stopping: Stopping, *, failed: tasks.Failed) -> None:
         self._stopping = stopping
         self._loop = asyncio.get_running_loop()
         self._watches: dict[Key, _Watch] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._errands = tasks.Errands(failed)
 
     def dispatched(self, slot: Slot, child: Child, lease: Lease, limits: Limits) -> None:
         """This job was sent to a child; again, if it was taken back in between."""
@@ -87,8 +85,7 @@ class Deadlines:
         """Watch nothing more. May be called twice."""
         for key in list(self._watches):
             self.forget(key)
-        for task in list(self._tasks):
-            await tasks.end(task)
+        await self._errands.end()
 
     def forget(self, key: Key) -> _Watch | None:
         """Watch this lease's job no more; it is the watch that there was."""
@@ -112,11 +109,11 @@ class Deadlines:
         if entered is None or limit is None or now < entered + limit:
             self._set_timer(watch)
         elif watch.limits.timeout is not None and now >= entered + watch.limits.timeout:
-            self._run(self._kill(watch, entered))
+            self._errands.run(self._kill(watch, entered))
         else:
             watch.has_been_asked = True
             self._set_timer(watch)
-            self._run(self._ask(watch, entered))
+            self._errands.run(self._ask(watch, entered))
 
     async def _ask(self, watch: _Watch, entered: float) -> None:
         """Write down where it is, then have it end. For ever, if it has no other limit."""
@@ -131,16 +128,6 @@ class Deadlines:
         stack = await _stack(watch)
         ran_for = clock.now() - entered
         self._stopping.kill(watch.key, Killed(_timed_out(watch, ran_for, "killed", stack)))
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
-
-    def _task_ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logs.event(logging.ERROR, "task failed", error=repr(error))
 
 
 async def _stack(watch: _Watch) -> str:

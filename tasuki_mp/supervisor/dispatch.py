@@ -244,14 +244,7 @@ class Dispatcher:
                 units.overtaken(waiting)
             held.child = slot.child
             if is_told:
-                logs.event(
-                    logging.DEBUG,
-                    "job dispatched",
-                    job=lease.id,
-                    handler=lease.handler,
-                    attempt=lease.attempt,
-                    slot=slot.index,
-                )
+                logs.event(logging.DEBUG, "job dispatched", **lease.facts(slot.index))
         self._ready.extendleft(reversed(passed))
         if not self._ready:
             self._balance()

@@ -12,6 +12,7 @@ import psycopg
 from tasuki_mp import logs
 from tasuki_mp.store import upkeep
 from tasuki_mp.store.words import in_words
+from tasuki_mp.supervisor import tasks
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.link import Link, UnavailableError
 
@@ -39,6 +40,7 @@ class Drain:
         """Nothing waits and nothing runs here: ask about the rest, unless that is being asked already."""
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._ask(), name="drain check")
+            tasks.watch(self._check, self._flow.failed)  # else nobody would ask again, and it would never end
 
     async def _ask(self) -> None:
         try:

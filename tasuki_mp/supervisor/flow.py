@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from tasuki_mp import logs, wire
 from tasuki_mp.followups import Spool
@@ -28,7 +27,7 @@ from tasuki_mp.outcome import (
     completed,
     settle,
 )
-from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.attic import Attic
 from tasuki_mp.supervisor.book import LeaseBook
 from tasuki_mp.supervisor.child import Child, Death, Key
@@ -76,6 +75,7 @@ class Flow:
         on_idle: Callable[[], None],
         on_hello: Callable[[wire.Hello], None],
         on_start_failed: Callable[[Slot, Exception, int], None],
+        failed: tasks.Failed,
     ) -> None:
         self.book = LeaseBook(lease_for=lease_for)
         self.estimates = Estimates()
@@ -87,22 +87,23 @@ class Flow:
             stale=self._beat_now,
             hooks=hooks,
         )
-        self.stopping = Stopping(self.dispatcher, settle=self._settle_unrun)
-        self.deadlines = Deadlines(self.stopping)
+        self.stopping = Stopping(self.dispatcher, settle=self._settle_unrun, failed=failed)
+        self.deadlines = Deadlines(self.stopping, failed=failed)
         self.attic = Attic()
         self.has_work = asyncio.Event()
         """Set whenever jobs come; cleared by who waits for it."""
         self.finished = 0
         """Attempts that have ended here."""
+        self._errands = tasks.Errands(failed)
         self.memory = Memory(
-            self.dispatcher, limit=memory_limit, recycling=recycling, stop=self.stopping.kill, run=self._run
+            self.dispatcher, limit=memory_limit, recycling=recycling, stop=self.stopping.kill, run=self._errands.run
         )
         self._metrics = metrics
         self._hooks = hooks
         self._on_idle = on_idle
         self._on_hello = on_hello
         self._on_start_failed = on_start_failed
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.failed = failed
 
     # ── from the leaser ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -133,7 +134,9 @@ class Flow:
         for lease in older:
             if lease.key in self.outbox:
                 continue  # it ended with us, and only the reply that says so has been overtaken
-            logs.event(logging.WARNING, "job leased again while held, older run is stopped", job=lease.id)
+            place = self.dispatcher.child_running(lease.key)
+            facts = lease.facts(None if place is None else place[0].index)
+            logs.event(logging.WARNING, "job leased again while held, older run is stopped", **facts)
             self._drop(lease.key)
             if self.dispatcher.child_running(lease.key) is not None:
                 self.dispatcher.blocked.add(lease.id)
@@ -184,11 +187,11 @@ class Flow:
 
     def child_died(self, slot: Slot, child: Child, death: Death, lease: Lease | None, *, was_expected: bool) -> None:
         if not was_expected:
-            ran = {"job": lease.id, "handler": lease.handler, "attempt": lease.attempt} if lease is not None else {}
-            logs.event(logging.WARNING, "child died", slot=slot.index, pid=child.pid, how=str(death), **ran)
+            ran = {"slot": slot.index} if lease is None else lease.facts(slot.index)
+            logs.event(logging.WARNING, "child died", pid=child.pid, how=str(death), **ran)
             self._metrics.child_died(death.signal or "exit")
         self.memory.forget(child)
-        self._run(asyncio.to_thread(self._clear_up_after, child.pid))
+        self._errands.run(asyncio.to_thread(self._clear_up_after, child.pid))
 
     def _clear_up_after(self, pid: int) -> None:
         self.reaper.sweep()  # first: what is left of it may still be writing
@@ -204,8 +207,9 @@ class Flow:
         for key, verdict in news:
             if verdict == "cancel" and key in self.book and key not in self.outbox:
                 self._cancel(key)
-            elif verdict == "lost" and key in self.book and key not in self.outbox:
-                logs.event(logging.WARNING, "lease lost", job=key[0], lease_no=key[1])
+            elif verdict == "lost" and (held := self.book.get(key)) is not None and key not in self.outbox:
+                facts = held.lease.facts(None if held.child is None else held.child.slot)
+                logs.event(logging.WARNING, "lease lost", **facts, lease_no=key[1])
                 self._metrics.lease_lost()
                 self._drop(key)
         self.dispatcher.pump()
@@ -274,8 +278,7 @@ class Flow:
         """Wait for the small tasks: kills on their way, sweeps."""
         await self.deadlines.stop()
         await self.stopping.settled()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._errands.settled()
 
     # ── within ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -360,16 +363,6 @@ class Flow:
     def _policy(self, lease: Lease) -> Policy:
         return self.dispatcher.policies.get(lease.handler, _DEFAULT_POLICY)
 
-    def _run(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
-
-    def _task_ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logs.event(logging.ERROR, "task failed", error=repr(error))
-
 
 def _checkpoint_of(child: Child, lease: Lease) -> str | None:
     """The last checkpoint of a job whose process is dead; empty if it is on record."""
@@ -423,10 +416,7 @@ def _log(lease: Lease, settled: Settled, slot: int, ran_for: float) -> None:
     logs.event(
         level,
         message,
-        job=lease.id,
-        handler=lease.handler,
-        attempt=lease.attempt,
-        slot=slot,
+        **lease.facts(slot),
         seconds=round(ran_for, 6),
         **facts,
     )

@@ -158,7 +158,7 @@ class Host:
         logs.event(
             logging.WARNING,
             "memory is full, a job has to go",
-            job=job.id,
+            **job.facts(watch.child.slot),
             memory=size(watch.used),
             used=size(self.used),
             limit=size(self.limit),

@@ -41,6 +41,7 @@ class Running(NamedTuple):
 class Said(NamedTuple):
     """What is new of one running job, and which version of its progress that is."""
 
+    lease: Lease
     item: KeepItem
     state: StateReader
     progress: int
@@ -112,12 +113,8 @@ class Keeper:
                 for said in batch:
                     await self._keep([said])
                 return
-            logs.event(
-                logging.ERROR,
-                "checkpoint refused by the database",
-                job=items[0].id,
-                error=in_words(error),
-            )
+            lease = batch[0].lease
+            logs.event(logging.ERROR, "checkpoint refused by the database", **lease.facts(), error=in_words(error))
             _settle(batch[0], is_refused=True)
             return
         for said in batch:
@@ -146,7 +143,7 @@ def _news(running: Running) -> Said | None:
         checkpoint=checkpoint[1] if checkpoint is not None else None,
         version=checkpoint[0] if checkpoint is not None else 0,
     )
-    return Said(item, state, progress.version if progress else 0)
+    return Said(running.lease, item, state, progress.version if progress else 0)
 
 
 def _settle(said: Said, *, is_refused: bool) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from itertools import islice
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import msgspec
@@ -24,7 +24,7 @@ from tasuki_mp.job import JobRow, Lease
 from tasuki_mp.outcome import ErrorInfo, ErrorKind, Settled
 from tasuki_mp.store import upkeep, work
 from tasuki_mp.store.words import in_words
-from tasuki_mp.store.work import FinishItem
+from tasuki_mp.store.work import FinishItem, Verdict
 from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.alone import Alone
 from tasuki_mp.supervisor.hooks import Hooks
@@ -72,6 +72,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     def is_alone(self) -> bool:
         """Whether it is finished in a transaction of its own."""
         return self.spool is not None or (bool(self.followups) and not all(row.is_plain for row in self.followups))
+
+    def facts(self) -> dict[str, Any]:
+        """What the log says of this attempt."""
+        return self.lease.facts(msgspec.json.decode(self.usage).get("slot"))
 
     def close(self) -> None:
         """Let go of the follow-up jobs."""
@@ -227,7 +231,8 @@ class Outbox:
             try:
                 await self._finish_alone(entry)
             except (UnavailableError, psycopg.Error) as error:
-                logs.event(logging.WARNING, "finish failed, will send again", job=entry.lease.id, error=in_words(error))
+                facts = entry.facts()
+                logs.event(logging.WARNING, "finish failed, will send again", **facts, error=in_words(error))
                 await self._alone.pause()
             self._tell_room()
             if not self._alone_entries:
@@ -260,6 +265,8 @@ class Outbox:
                 self._alone_entries[key] = entry
                 await self._alone.pause()
             else:
+                if done.verdict != "applied":
+                    _log(entry, done.verdict)
                 self._over([done])
                 entry.close()
                 if done.batch_id is not None:
@@ -284,12 +291,17 @@ class Outbox:
             key = (done.id, done.lease_no)
             self._metrics.finish_verdict(done.verdict)
             entry = self._entries.pop(key, None)
-            if done.verdict != "again":
+            if done.verdict == "applied":  # nearly all of them
                 over.append(done)
                 continue
-            is_any_busy = True
-            if entry is not None:  # to the end of the line: rows that stay locked must not keep others waiting
-                self._entries[key] = entry
+            if done.verdict == "again":
+                is_any_busy = True
+                if entry is not None:  # to the end of the line: rows that stay locked must not keep others waiting
+                    self._entries[key] = entry
+                continue
+            over.append(done)
+            if entry is not None:
+                _log(entry, done.verdict)
         again = self._over(over)
         if trim := [id for id, lease_no in again if lease_no % TRIM_EVERY == 0]:
             await self._link.call(upkeep.trim_attempts, trim)
@@ -305,14 +317,9 @@ class Outbox:
             verdict, kind = done.verdict, done.kind
             if verdict == "applied" and kind == "completed":  # nearly all of them
                 continue
-            id, lease_no = done.id, done.lease_no
-            if verdict == "stale":
-                logs.event(logging.WARNING, "outcome came too late, dropped", job=id, lease_no=lease_no)
-            elif verdict == "duplicate":
-                logs.event(logging.INFO, "outcome was written before, its reply was lost", job=id, lease_no=lease_no)
             goes_again = goes_again or kind in {"retry", "snooze"}
             if verdict != "stale" and kind in {"retry", "snooze", "release"}:
-                again.append((id, lease_no))
+                again.append((done.id, done.lease_no))
         if goes_again:
             self._events.goes_again()
         return again
@@ -339,7 +346,7 @@ class Outbox:
     def _without_checkpoint(self, entry: Entry, error: psycopg.Error) -> Entry:
         """The same without what may be the reason: the outcome counts more, and an earlier checkpoint stays."""
         first = in_words(error)
-        logs.event(logging.ERROR, "checkpoint refused by the database", job=entry.lease.id, error=first)
+        logs.event(logging.ERROR, "checkpoint refused by the database", **entry.facts(), error=first)
         replaced = msgspec.structs.replace(entry, checkpoint="")
         self._entries[entry.lease.key] = replaced
         return replaced
@@ -361,6 +368,15 @@ class Outbox:
         self._alone_entries.pop(entry.lease.key, None)
         self.put(failed)
         return failed
+
+
+def _log(entry: Entry, verdict: Verdict) -> None:
+    """Tell of a verdict on what was written by somebody else, or before."""
+    facts = {**entry.facts(), "lease_no": entry.lease.lease_no}
+    if verdict == "stale":
+        logs.event(logging.WARNING, "outcome came too late, dropped", **facts)
+    else:
+        logs.event(logging.INFO, "outcome was written before, its reply was lost", **facts)
 
 
 def _is_poisonous(error: psycopg.Error) -> bool:

@@ -134,7 +134,14 @@ class Rescuer:
             rescued = await self._link.call(work.rescue, owners=owners, is_gone=is_gone, limit=BATCH)
             for job in rescued:
                 logs.event(
-                    logging.WARNING, "job rescued", job=job.id, handler=job.handler, queue=job.queue, state=job.status
+                    logging.WARNING,
+                    "job rescued",
+                    job=job.id,
+                    handler=job.handler,
+                    attempt=job.attempt,
+                    slot=job.slot,
+                    queue=job.queue,
+                    state=job.status,
                 )
             if rescued:
                 self._look_everywhere()

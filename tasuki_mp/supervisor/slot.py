@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, Protocol, assert_never
 
 from tasuki_mp import logs, wire
@@ -22,7 +23,7 @@ from tasuki_mp.outcome import Died, ErrorInfo, ErrorKind, Outcome
 from tasuki_mp.supervisor import clock, signals, tasks, tree
 from tasuki_mp.supervisor.birth import Births, ImportFailedError
 from tasuki_mp.supervisor.child import Child, Death, Key
-from tasuki_mp.supervisor.echo import Echo, Piece, ShowLine, last_words, users_part
+from tasuki_mp.supervisor.echo import Echo, Piece, last_words, users_part
 from tasuki_mp.supervisor.hooks import Hooks
 
 DISMISS_FOR: Final = 5.0
@@ -33,6 +34,9 @@ FRAMES_AT_ONCE: Final = 256
 """Outcome frames of one child that are read before the loop may do something else; more than it ever has jobs."""
 FIRST_BACKOFF: Final = 0.1
 LONGEST_BACKOFF: Final = 30.0
+
+ShowSlotsLine = Callable[[int, Lease | None, str], None]
+"""Called with the slot, the job (None outside of any), and a line that a child of the slot has written."""
 
 
 class SlotEvents(Protocol):
@@ -67,11 +71,14 @@ class SlotEvents(Protocol):
     def start_failed(self, slot: Slot, error: Exception, failures: int) -> None:
         """No child came up; another try follows after a pause."""
 
+    def failed(self, error: BaseException) -> None:
+        """Something went wrong that nobody foresaw: a child may be left as it is, and a job in nobody's hands."""
+
 
 class Slot:
     """Keeps one child in service. `child` is the one that takes jobs now, None while there is none."""
 
-    def __init__(self, index: int, births: Births, events: SlotEvents, show: ShowLine, hooks: Hooks) -> None:
+    def __init__(self, index: int, births: Births, events: SlotEvents, show: ShowSlotsLine, hooks: Hooks) -> None:
         self.index = index
         self.child: Child | None = None
         self.reserved_for: int | None = None
@@ -94,7 +101,7 @@ class Slot:
         self._verdicts: dict[Key, Outcome] = {}
         self._hit: set[Key] = set()
         """Killed, and their child not buried yet: their verdict stands."""
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._errands = tasks.Errands(events.failed)
         self._keeper: asyncio.Task[None] | None = None
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -112,11 +119,9 @@ class Slot:
             await tasks.end(self._keeper)
         for child in self.children:
             self._leave(child)
-        while self._buried or self._tasks:
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=0 if self._buried else None)
-            for buried in list(self._buried.values()):
-                await buried.wait()
+        for buried in list(self._buried.values()):
+            await buried.wait()
+        await self._errands.settled()
 
     def replace(self, reason: str) -> None:
         """Get a fresh child, unless one is coming already; the present one is dismissed when the new one takes over."""
@@ -176,7 +181,7 @@ class Slot:
 
     def _adopt(self, child: Child) -> None:
         self._buried[child] = asyncio.Event()
-        self._echoes[child] = Echo(child.output, self._show)
+        self._echoes[child] = Echo(child.output, partial(self._show, self.index))
         child.future.add_done_callback(lambda future: self._on_loop(self._executor_ended, child, future))
         self._loop.add_reader(child.outcomes.fileno(), self._readable, child)
         self._loop.add_reader(child.pidfd, self._died, child)
@@ -234,7 +239,7 @@ class Slot:
                 case wire.Keep():
                     self._events.keep_now((frame.id, frame.lease_no))
                 case wire.Retiring():
-                    self._run(self._dismiss(child, is_littered=frame.is_littered))
+                    self._errands.run(self._dismiss(child, is_littered=frame.is_littered))
                 case _:
                     assert_never(frame)
         return True
@@ -256,7 +261,7 @@ class Slot:
         elif frame.recycle and child is self.child:
             self.replace(frame.recycle)
         if frame.retire:
-            self._run(self._see_off(child, 2 * DISMISS_FOR))
+            self._errands.run(self._see_off(child, 2 * DISMISS_FOR))
         self._events.job_finished(self, child, lease, frame, output, spool)
         if child is not self.child and not child.inflight and not frame.retire:
             self._leave(child)
@@ -264,7 +269,7 @@ class Slot:
     def _silent(self, child: Child, reason: str, *, dying_for: float = 0.0) -> None:
         """Nothing more will come from this child: it is dying, or must."""
         if child in self._echoes and child not in self._dismissed and not child.is_dead:
-            self._run(self._kill(child, reason, dying_for=dying_for))
+            self._errands.run(self._kill(child, reason, dying_for=dying_for))
 
     def peek(self) -> None:
         """Show what the running job has printed so far."""
@@ -297,7 +302,7 @@ class Slot:
             self._events.jobs_returned(returned)
         if not child.inflight and child not in self._dismissed:
             child.ask_to_stop()
-            self._run(self._dismiss(child, is_littered=False))
+            self._errands.run(self._dismiss(child, is_littered=False))
 
     async def _dismiss(self, child: Child, *, is_littered: bool) -> None:
         """The end of a child that has no job: it returns by itself, or is killed with all that is below it."""
@@ -386,10 +391,18 @@ class Slot:
         child.inflight.clear()
         self._events.jobs_returned(returned)
         was_expected = child in self._dismissed
-        self._run(self._bury(child, died, was_expected=was_expected))
+        self._errands.run(self._bury(child, died, was_expected=was_expected))
 
     async def _bury(self, child: Child, died: list[tuple[Lease, float]], *, was_expected: bool) -> None:
-        death = await self._births.in_process_thread(self._births.nursery.bury, child)
+        try:
+            death = await self._births.in_process_thread(self._births.nursery.bury, child)
+            self._tell_death(child, death, died, was_expected=was_expected)
+        finally:
+            self._echoes.pop(child, None)
+            self._buried.pop(child).set()
+            child.close()
+
+    def _tell_death(self, child: Child, death: Death, died: list[tuple[Lease, float]], *, was_expected: bool) -> None:
         echo = self._echoes.pop(child)
         report = echo.crash_report()
         output = echo.job_died(died[0][0] if died else None)
@@ -401,24 +414,12 @@ class Slot:
             outcome = outcome or Died(_died_of(death, report, output))
             self._events.job_ended(self, child, lease, outcome, ran_for, output)
         self._events.child_died(self, child, death, died[0][0] if died else None, was_expected=was_expected)
-        self._buried.pop(child).set()
-        child.close()
 
     # ── plumbing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_loop(self, work: Callable[..., None], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the supervisor has ended
             self._loop.call_soon_threadsafe(work, *arguments)
-
-    def _run(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
-
-    def _task_ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logs.event(logging.ERROR, "slot task failed", slot=self.index, error=repr(error))
 
 
 def _kill_if_running(child: Child, key: Key) -> bool:

@@ -7,11 +7,9 @@ none may hit another one: a child that stands between two jobs at that moment is
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
-from tasuki_mp import logs
 from tasuki_mp.job import Lease
 from tasuki_mp.outcome import CancelObeyed, Interrupted, Outcome
 from tasuki_mp.supervisor import clock, tasks
@@ -28,16 +26,18 @@ LONGEST_PAUSE: Final = 1.0
 
 
 class Stopping:
-    """What is being stopped, and how. `settle` hands on what had not started."""
+    """What is being stopped, and how. `settle` hands on what had not started; `failed` is told of what went wrong."""
 
-    def __init__(self, dispatcher: Dispatcher, *, settle: Callable[[Lease, Outcome], None]) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, *, settle: Callable[[Lease, Outcome], None], failed: tasks.Failed
+    ) -> None:
         self._dispatcher = dispatcher
         self._settle = settle
         self._killing: set[Key] = set()
         self._canceling: set[Key] = set()
         self._ends: dict[Key, asyncio.Event] = {}
         """Set when a job that was asked has ended."""
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._errands = tasks.Errands(failed)
 
     def kill(self, key: Key, outcome: Outcome) -> None:
         """End this lease's job with that outcome, wherever it is; running, it is killed.
@@ -61,7 +61,7 @@ class Stopping:
             self._settle(lease, CancelObeyed())
         elif (place := self._dispatcher.child_running(key)) is not None:
             self._canceling.add(key)
-            self._run(self._cancel_running(*place, key, grace))
+            self._errands.run(self._cancel_running(*place, key, grace))
 
     def drop(self, key: Key) -> None:
         """This lease is not ours any more: take its job out of the line, or kill it."""
@@ -97,8 +97,7 @@ class Stopping:
 
     async def settled(self) -> None:
         """Wait until nothing is being stopped."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._errands.settled()
 
     async def _cancel_running(self, slot: Slot, child: Child, key: Key, grace: float) -> None:
         await self.ask(slot, child, key, "cancel", until=clock.now() + grace)
@@ -113,23 +112,17 @@ class Stopping:
         self._killing.add(key)
         if key in self._canceling:
             outcome = CancelObeyed()
-        self._run(self._kill_until_ended(slot, child, key, outcome))
+        self._errands.run(self._kill_until_ended(slot, child, key, outcome))
 
     async def _kill_until_ended(self, slot: Slot, child: Child, key: Key, outcome: Outcome) -> None:
-        while key in child.inflight:
-            if await slot.stop_job(child, key, outcome):
-                return  # its slot tells of its end
-            # It stood between two jobs at that moment: it ends by itself, or is about to begin.
-            await asyncio.sleep(BETWEEN_JOBS)
+        try:
+            while key in child.inflight:
+                if await slot.stop_job(child, key, outcome):
+                    return  # its slot tells of its end
+                # It stood between two jobs at that moment: it ends by itself, or is about to begin.
+                await asyncio.sleep(BETWEEN_JOBS)
+        except Exception:
+            self._killing.discard(key)  # the supervisor ends now, and kills again
+            raise
         self._killing.discard(key)
         self.kill(key, outcome)  # no news, unless it is in the line again
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
-
-    def _task_ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logs.event(logging.ERROR, "task failed", error=repr(error))

@@ -63,6 +63,8 @@ START_TRIES: Final = 5
 """Failures in a row to start a child, before there ever was one, after which the supervisor gives up."""
 KILL_FOR: Final = 10.0
 """Seconds for killed jobs to be buried."""
+BURY_FOR: Final = 30.0
+"""Seconds for every child to be buried, at the very end."""
 FLUSH_FOR: Final = 10.0
 """Seconds for the last outcomes to be written."""
 GOODBYE_FOR: Final = 5.0
@@ -113,6 +115,7 @@ class Supervisor:
             on_idle=self._idle,
             on_hello=self._hello_came,
             on_start_failed=self._start_failed,
+            failed=self._failed,
         )
         is_preloaded = config.preload is not None and not config.reload
         spec = AppSpec(config.app, config.app_dir or "", is_preloaded=is_preloaded, modules=config.preload or ())
@@ -165,7 +168,10 @@ class Supervisor:
                 loop.remove_signal_handler(number)
             if self._reload is not None:
                 await self._reload.stop()
-            await asyncio.gather(*(slot.stop() for slot in self._slots))
+            # What no kill has reached must not keep us for ever: it dies with us.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BURY_FOR):
+                    await asyncio.gather(*(slot.stop() for slot in self._slots))
             await self._births.stop()
             await asyncio.to_thread(self._flow.attic.close)
             self._nursery.thread.shutdown(wait=False)
@@ -456,6 +462,8 @@ class Supervisor:
 
     def _failed(self, error: BaseException) -> None:
         """A part has failed in a way that nobody foresaw: end in an orderly way what can be, and raise it then."""
+        if repr(error) == repr(self._error):
+            return  # the same once more, as for each job that is killed as we end
         logs.event(
             logging.CRITICAL, "stopping after an unexpected error", error=f"{type(error).__name__}: {in_words(error)}"
         )
@@ -486,9 +494,10 @@ class Supervisor:
     def _show_import(self, line: str) -> None:
         self._output.write(f"import | {logs.escape(line)}")
 
-    def _show_line(self, lease: Lease | None, line: str) -> None:
+    def _show_line(self, slot: int, lease: Lease | None, line: str) -> None:
         if self._config.log_format == "json":
-            logs.event(logging.INFO, "output", job=lease.id if lease else None, line=line[:TEXT_LIMIT])
+            facts = lease.facts(slot) if lease else {"slot": slot}
+            logs.event(logging.INFO, "output", **facts, line=line[:TEXT_LIMIT])
         else:
             self._output.write(f"job {lease.id if lease else '-'} | {logs.escape(line, limit=TEXT_LIMIT)}")
 

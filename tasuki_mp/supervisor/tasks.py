@@ -1,16 +1,18 @@
-"""Two things that asyncio makes easy to get wrong: ending a task for sure, and waiting for an event for a while."""
+"""What asyncio makes easy to get wrong: errors in tasks, ending a task for sure, waiting for an event for a while."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 _CANCEL_AGAIN: Final = 1.0
 """Seconds. Longer than an orderly end takes, so that it is not disturbed."""
 
+Failed = Callable[[BaseException], None]
 
-def watch(task: asyncio.Task[Any], failed: Callable[[BaseException], None]) -> None:
+
+def watch(task: asyncio.Task[Any], failed: Failed) -> None:
     """Call `failed` if the task ends by an exception: a part that has stopped working must not go unnoticed."""
 
     def ended(task: asyncio.Task[Any]) -> None:
@@ -18,6 +20,34 @@ def watch(task: asyncio.Task[Any], failed: Callable[[BaseException], None]) -> N
             failed(error)
 
     task.add_done_callback(ended)
+
+
+class Errands:
+    """The short tasks of one part, such as a kill on its way. One that fails is told to `failed`, like a long-lived part.
+
+    Nobody waits for a single one: what it was about would stay as it is for ever.
+    """
+
+    def __init__(self, failed: Failed) -> None:
+        self._failed = failed
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def run(self, work: Coroutine[Any, Any, object]) -> None:
+        """Begin one."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        watch(task, self._failed)
+
+    async def settled(self) -> None:
+        """Wait until all have ended, those included that begin meanwhile."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def end(self) -> None:
+        """Cancel those that there are, and wait until they have ended."""
+        for task in list(self._tasks):
+            await end(task)
 
 
 async def end(task: asyncio.Task[Any]) -> None:

@@ -75,9 +75,12 @@ def kill_descendants(root: int, *, pidfd: int | None = None, spare: frozenset[in
 def freeze(pidfd: int, *, timeout: float = STOP_SECONDS) -> bool:
     """Stop the process and wait until none of its threads can run: then what it shares with us can be read calmly.
 
-    False if it is dead, or does not stop in time. Follow with `kill_tree` or `thaw` in any case.
+    False if it is dead, is somebody else's by now, or does not stop in time. Follow with `kill_tree` or `thaw` in any case.
     """
-    if not _signal(pidfd, signal.SIGSTOP):
+    try:
+        if not _signal(pidfd, signal.SIGSTOP):
+            return False
+    except PermissionError:
         return False
     pid = pid_of(pidfd)
     deadline = time.monotonic() + timeout
@@ -170,6 +173,8 @@ def _kill(root: int, *, pidfd: int | None, spare: frozenset[int], is_root_meant:
             tree.kill({root: held})
         else:
             thaw(held)
+    except PermissionError:
+        tree.surviving.add(root)  # somebody else's, as what `sudo` has started
     finally:
         tree.close()
     return KillReport(tree.killed, tuple(sorted(tree.surviving)), time.monotonic() - began)

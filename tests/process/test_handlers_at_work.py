@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -168,3 +169,26 @@ def test_a_resource_lives_as_long_as_its_child_and_is_closed_with_it(postgres: P
         running.event("output", line=f"notebook opened {pid}")
         running.stop()
         assert f"notebook closed {pid}" in [event.get("line") for event in running.rest()]
+
+
+MANY = """
+from tasuki_mp import Retry, Tasuki
+
+app = Tasuki()
+
+def number(of: int) -> None:
+    @app.handler(name=f"number_{of}", on_crash=Retry(3600), timeout=60)
+    def handler() -> int:
+        return of
+
+for of in range(2000):
+    number(of)
+"""
+
+
+def test_an_application_may_have_thousands_of_handlers(dsn: str, conn: Conn, tmp_path: Path) -> None:
+    tmp_path.joinpath("many.py").write_text(MANY, encoding="utf-8")
+    with Supervised(dsn, "--app-dir", str(tmp_path), app="many:app") as running:
+        assert running.started()["handlers"] == 2000
+        assert result_of(conn, add(conn, "number_1999")) == 1999
+        assert running.stop() == 0

@@ -204,6 +204,23 @@ print(report.killed, *report.surviving, flush=True)
         assert tree_of_two.wait() == -signal.SIGKILL
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes as somebody else")
+def test_a_root_of_another_user_is_reported_and_not_frozen() -> None:
+    """As what `sudo` has started, and has left to us."""
+    killer = """
+import os
+from tasuki_mp.supervisor import tree
+os.setresuid(65534, 65534, 65534)
+pid = int(input())
+report = tree.kill_tree(pid)
+print(report.killed, *report.surviving, tree.freeze(os.pidfd_open(pid)), flush=True)
+"""
+    with Program("-c", "input()") as victim, Program("-c", killer) as unprivileged:
+        unprivileged.say(str(victim.pid))
+
+        assert unprivileged.words() == ["0", str(victim.pid), "False"]
+
+
 @pytest.mark.speed
 def test_a_killed_chain_takes_milliseconds() -> None:
     with child_with("chain", "daemon", "deaf") as child:

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
 
 import psycopg
 import pytest
 
-from tasuki_mp import AsyncClient, Client, Tasuki
+from tasuki_mp import AsyncClient, Client, DatabaseError, Tasuki
+
+RECIPES: Final = Path(__file__).parents[2] / "docs" / "enqueueing.md"
 
 app = Tasuki()
 
@@ -45,6 +51,12 @@ def jobs(conn: psycopg.Connection) -> list[tuple[str, str]]:
         "SELECT o.customer, j.payload ->> 'customer' FROM shop_order AS o"
         " FULL JOIN tasuki.job AS j ON (j.payload ->> 'order')::bigint = o.id AND j.queue = 'receipts' ORDER BY j.id"
     ).fetchall()
+
+
+def jobs_as_owner(conn: psycopg.Connection) -> list[tuple[str, str]]:
+    """The same for a connection that has taken another role."""
+    conn.execute("RESET ROLE")
+    return jobs(conn)
 
 
 def url(dsn: str, driver: str) -> str:
@@ -220,23 +232,71 @@ def test_trigger_makes_a_job_part_of_every_insert(orders: psycopg.Connection) ->
     assert jobs(orders) == [("Ann", "Ann"), ("Bob", "Bob")]
 
 
-def test_rights_that_a_producer_needs_are_enough(dsn: str, orders: psycopg.Connection) -> None:
+# ── rights ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+GRANTS: Final = re.findall(r"^```sql\n(GRANT .*?)```", RECIPES.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+"""The statements that the page gives for a role that enqueues, and for one that cancels as well."""
+
+
+@pytest.fixture
+def shop(orders: psycopg.Connection) -> Iterator[str]:
+    """A role that may do nothing; `orders` sets it as it likes."""
     role = f"shop_{orders.info.dbname}"
+    orders.execute(f"CREATE ROLE {role}")
     try:
-        orders.execute(f"CREATE ROLE {role}")
-        orders.execute(f"GRANT USAGE ON SCHEMA tasuki TO {role}")
-        orders.execute(f"GRANT SELECT ON tasuki.handler TO {role}")
-        orders.execute(f"GRANT SELECT, INSERT ON tasuki.job TO {role}")
-        orders.execute(f"GRANT USAGE ON SEQUENCE tasuki.job_id_seq TO {role}")
-        orders.execute(f"SET ROLE {role}")
-        orders.execute(
-            """SELECT tasuki.enqueue('send_receipt', '{"order": 1, "customer": "Ann"}', queue => 'receipts')"""
-        )
-        with Client(dsn) as client:
-            client.enqueue(send_receipt.job(2, "Bob"), conn=orders)
-            client.enqueue_many([send_receipt.job(3, "Cleo")], conn=orders)
+        yield role
     finally:
         orders.execute("RESET ROLE")
         orders.execute(f"DROP OWNED BY {role}")
         orders.execute(f"DROP ROLE {role}")
-    assert [customer for _, customer in jobs(orders)] == ["Ann", "Bob", "Cleo"]
+
+
+def take_role(conn: psycopg.Connection, role: str, *blocks: str) -> None:
+    """Give the role these rights, word for word but for its name, and go on as that role."""
+    for block in blocks:
+        conn.execute(block.replace(" TO shop;", f" TO {role};").encode())
+    conn.execute(f"SET ROLE {role}")
+
+
+def test_rights_that_a_producer_needs_are_enough(orders: psycopg.Connection, client: Client, shop: str) -> None:
+    take_role(orders, shop, GRANTS[0])
+    orders.execute(
+        "SELECT tasuki.enqueue('send_receipt', '{\"order\": 1, \"customer\": \"Ann\"}', queue => 'receipts')"
+    )
+    client.enqueue(send_receipt.job(2, "Bob"), conn=orders)
+    client.enqueue_many([send_receipt.job(3, "Cleo")], conn=orders)
+    first = client.enqueue(send_receipt.job(4, "Dora").unique("d"), conn=orders)
+    assert client.enqueue(send_receipt.job(4, "Dora").unique("d"), conn=orders).id == first.id
+    emil = send_receipt.job(5, "Emil").unique("e", scope=timedelta(hours=1))
+    assert len(set(client.enqueue_many([emil, emil], conn=orders))) == 1
+    for _ in range(2):
+        orders.execute(
+            """SELECT tasuki.enqueue('send_receipt', '{"order": 6, "customer": "Fay"}', queue => 'receipts',
+                                     unique_key => 'f')"""
+        )
+    assert [customer for _, customer in jobs_as_owner(orders)] == ["Ann", "Bob", "Cleo", "Dora", "Emil", "Fay"]
+
+
+def test_who_only_enqueues_can_neither_replace_nor_cancel(
+    orders: psycopg.Connection, client: Client, shop: str
+) -> None:
+    take_role(orders, shop, GRANTS[0])
+    job = send_receipt.job(1, "Ann").unique("a", on_conflict="replace")
+    first = client.enqueue(job, conn=orders)
+    with pytest.raises(DatabaseError, match="may not do this"):
+        client.enqueue(job, conn=orders)
+    with pytest.raises(DatabaseError, match="may not do this"):
+        client.cancel([first.id], conn=orders)
+    assert [customer for _, customer in jobs_as_owner(orders)] == ["Ann"]
+
+
+def test_rights_of_who_cancels_as_well_are_enough(orders: psycopg.Connection, client: Client, shop: str) -> None:
+    take_role(orders, shop, *GRANTS)
+    job = send_receipt.job(1, "Ann").unique("a", on_conflict="replace")
+    first = client.enqueue(job, conn=orders)
+    second = client.enqueue(send_receipt.job(2, "Bob"), conn=orders)
+    assert client.enqueue(job, conn=orders).id == first.id
+    assert client.cancel([first.id, second.id], conn=orders) == {first.id: "canceled", second.id: "canceled"}
+    assert orders.execute("SELECT tasuki.cancel(%s)", (first.id,)).fetchone() == ("finished",)
+    assert client.enqueue(job, conn=orders).is_new, "its key is free"
+    assert [customer for _, customer in jobs_as_owner(orders)] == ["Ann"]

@@ -252,6 +252,21 @@ def _break(mutant: str) -> None:
             now, now_ns = time.time, time.time_ns
             time.time = lambda: now() + 366 * 86_400
             time.time_ns = lambda: now_ns() + 366 * 86_400 * 10**9
+        case "Nursery.bury" | "Slot.stop_job" | "Slot.stack" | "Attic.clear_after":
+            from tasuki_mp.supervisor.attic import Attic
+            from tasuki_mp.supervisor.child import Nursery
+            from tasuki_mp.supervisor.slot import Slot
+
+            owner, _, method = mutant.partition(".")
+            _fail_once({"Nursery": Nursery, "Slot": Slot, "Attic": Attic}[owner], method)
+        case "no kill works":
+            from tasuki_mp.supervisor import supervisor, tree
+
+            def kill_tree(*_: object, **__: object) -> tree.KillReport:
+                raise RuntimeError("the test says so")
+
+            tree.kill_tree = kill_tree
+            supervisor.KILL_FOR = supervisor.BURY_FOR = 0.5  # type: ignore[misc]  # the test need not wait for longer
         case "a bare host":
             from functools import partial
             from pathlib import Path
@@ -262,6 +277,17 @@ def _break(mutant: str) -> None:
             tree._HAS_LISTS = False  # type: ignore[misc]  # as on another kernel
         case _:
             raise ValueError(f"no such mutant: {mutant}")
+
+
+def _fail_once(owner: type, method: str) -> None:
+    """Let the first call of that method raise what nobody foresees."""
+    work = getattr(owner, method)
+
+    def fail(*_: object) -> None:
+        setattr(owner, method, work)
+        raise RuntimeError("the test says so")
+
+    setattr(owner, method, fail)
 
 
 def _spare_resource_tracker() -> None:

@@ -74,6 +74,9 @@ class Races:
     def start_failed(self, slot: Slot, error: Exception, failures: int) -> None:
         raise error
 
+    def failed(self, error: BaseException) -> None:
+        self.wrong.append(repr(error))
+
     def _ended(self, key: Key, outcome: Outcome) -> None:
         if key in self.outcomes:
             self.wrong.append(f"{key} ended twice: {self.outcomes[key]}, {outcome}")

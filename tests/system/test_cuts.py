@@ -65,7 +65,8 @@ def test_outcomes_whose_reply_was_lost_are_found_to_be_written(stage: Scene) -> 
     stage.play()
 
     assert armed.message
-    stage.supervised.event("outcome was written before, its reply was lost")
+    event = stage.supervised.event("outcome was written before, its reply was lost")
+    assert event.keys() >= {"job", "handler", "attempt", "slot", "lease_no"}
 
 
 @pytest.mark.parametrize("at", [1, 30, 60, 90])

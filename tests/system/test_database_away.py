@@ -180,7 +180,7 @@ def test_a_supervisor_without_a_database_can_be_stopped(dsn: str, conn: Conn) ->
             supervised.signal(signal.SIGTERM)
             assert supervised.wait(timeout=FLUSH_FOR / 2) == 6
     with Door(), Supervised(dsn) as second:
-        second.event("job rescued", job=job_id)
+        second.event("job rescued", job=job_id, handler="hold", attempt=1)
         assert second.stop() == 0
 
 

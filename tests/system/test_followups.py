@@ -115,7 +115,7 @@ def test_a_lost_lease_drops_them(conn: Conn, dsn: str) -> None:
             (job,),
         )
         gate.remove()
-        supervised.event("outcome came too late, dropped")
+        supervised.event("outcome came too late, dropped", job=job, handler="spread", attempt=1, slot=0, lease_no=1)
         assert leaves(conn) == []
 
 

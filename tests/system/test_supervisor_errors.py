@@ -34,6 +34,54 @@ def test_a_part_that_fails_ends_the_whole_and_not_in_silence(dsn: str, conn: Con
     invariants.check(conn, [job_id], at_rest=False)
 
 
+AT_ONCE = '{"timeout": 0.001}'
+
+
+@pytest.mark.parametrize(
+    ("broken", "limits", "order"),
+    [
+        ("Nursery.bury", None, "exit 3"),
+        ("Attic.clear_after", None, "exit 3"),
+        ("Slot.stop_job", AT_ONCE, ""),
+        ("Slot.stack", AT_ONCE, ""),
+    ],
+)
+def test_what_goes_wrong_on_the_way_of_one_job_ends_the_whole(
+    dsn: str, conn: Conn, broken: str, limits: str | None, order: str
+) -> None:
+    with Door() as door:
+        job_id = jobs.add(conn, handler="hold", payload={"door": door.path}, limits=limits)
+        with Supervised(dsn, "--grace", "0s", mutant=broken) as supervised:
+            if order:
+                door.visitor().tell(order)
+            assert "the test says so" in supervised.event("stopping after an unexpected error")["error"]
+            assert supervised.wait() == ExitCode.FAILED
+            supervised.rest()
+            assert "RuntimeError: the test says so" in "\n".join(supervised.log), "the traceback"
+        status = jobs.status(conn, job_id)
+        assert status == ("running" if broken == "Nursery.bury" else "pending")
+        invariants.check(conn, [job_id], at_rest=False)
+        if status == "running":
+            jobs.expire(conn, job_id)
+            with Supervised(dsn, "--lease", "1s") as supervised:
+                visitor = door.visitor()
+                assert visitor.attempt == 2
+                visitor.tell("return")
+                jobs.wait_final(conn, job_id)
+                assert supervised.stop() == 0
+
+
+def test_a_child_that_no_kill_reaches_does_not_keep_a_supervisor_that_has_failed(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, "--grace", "0s", mutant="no kill works") as supervised:
+        job_id = jobs.add(conn, handler="hold", payload={"door": door.path}, limits=AT_ONCE)
+        visitor = door.visitor()
+        supervised.event("stopping after an unexpected error")
+        assert supervised.wait() == ExitCode.FAILED
+        visitor.wait_gone()
+        assert "stopping after an unexpected error" not in [event["event"] for event in supervised.rest()], "said once"
+        assert jobs.status(conn, job_id) == "running", "until its lease has expired"
+
+
 def test_what_no_slot_can_take_is_not_leased_over_and_over(dsn: str, conn: Conn) -> None:
     with Door() as door, Supervised(dsn, "--lease", "1s", "--poll", "50ms") as supervised:
         supervised.started()
@@ -55,6 +103,26 @@ def test_what_no_slot_can_take_is_not_leased_over_and_over(dsn: str, conn: Conn)
         visitor.tell("return")
         for job_id in ids:
             assert jobs.wait_final(conn, job_id)["attempt"] == 1
+        assert supervised.stop() == 0
+
+
+def test_a_job_that_is_leased_again_while_it_runs_here_is_stopped_and_runs_once_more(dsn: str, conn: Conn) -> None:
+    """As by a database that has lost the commit of its lease."""
+    with Door() as door, Supervised(dsn, "--poll", "50ms", procs=2) as supervised:
+        job_id = jobs.add(conn, handler="hold", payload={"door": door.path})
+        older = door.visitor()
+        conn.execute(
+            """UPDATE tasuki.job SET status = 'pending', owner = NULL, lease_expires_at = NULL, started_at = NULL,
+               pid = NULL, slot = NULL, lease_no = lease_no + 1, scheduled_at = now() WHERE id = %s""",
+            (job_id,),
+        )
+        said = supervised.event("job leased again while held, older run is stopped", job=job_id)
+        assert (said["handler"], said["attempt"], said["slot"]) == ("hold", 1, 0)
+        older.wait_gone()
+        newer = door.visitor()
+        assert newer.lease_no == 3
+        newer.tell("return")
+        assert jobs.wait_final(conn, job_id)["attempt"] == 2
         assert supervised.stop() == 0
 
 

@@ -73,7 +73,7 @@ def test_one_that_was_frozen_beyond_its_lease_changes_nothing(dsn: str, conn: Co
             assert second.stop() == 0
         # Two supervisors have taken each other for dead by now, and still nobody is wronged.
         thaw(first)
-        first.event("lease lost", job=job_id)
+        first.event("lease lost", job=job_id, handler="hold", attempt=1, slot=0)
         mine.wait_gone()
         later = jobs.add(conn, handler="note", payload={"text": "works on"})
         assert jobs.wait_final(conn, later)["status"] == "completed"
@@ -96,7 +96,7 @@ def test_an_outcome_that_comes_too_late_is_dropped(dsn: str, conn: Conn) -> None
             row = jobs.wait_final(conn, job_id)
             thaw(first)
             gate.remove()
-            first.event("outcome came too late, dropped", job=job_id)
+            first.event("outcome came too late, dropped", job=job_id, handler="note", attempt=1, slot=0, lease_no=1)
             assert first.stop() == 0
             assert second.stop() == 0
     assert (row["status"], row["attempt"], row["lease_no"]) == ("completed", 2, 3)
@@ -115,7 +115,8 @@ def test_a_lease_that_expired_before_its_job_was_dispatched_is_not_dispatched(ds
             assert second.stop() == 0
         thaw(first)
         gate.remove()
-        first.event("lease lost", job=job_id)
+        lost = first.event("lease lost", job=job_id, handler="note", attempt=1)
+        assert "slot" not in lost, "it had none yet"
         later = jobs.add(conn, handler="note")
         jobs.wait_final(conn, later)
         assert first.stop() == 0

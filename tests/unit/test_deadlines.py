@@ -28,7 +28,7 @@ class Child:
 
 def ended(outcome: Outcome, *, ran_for: float, limits: Limits) -> Outcome:
     async def end() -> Outcome:
-        deadlines = Deadlines(cast("Any", None))
+        deadlines = Deadlines(cast("Any", None), failed=cast("Any", None))
         deadlines.dispatched(cast("Any", None), cast("Any", Child()), cast("Any", Lease()), limits)
         return deadlines.ended(Lease.key, outcome, ran_for=ran_for)
 
@@ -65,7 +65,7 @@ def test_a_deadline_that_passes_between_a_death_and_its_telling_is_still_known()
     """As for a supervisor that was frozen: it wakes with a dead child and a timer that is due, in whatever order."""
 
     async def end() -> Outcome:
-        deadlines = Deadlines(cast("Any", None))
+        deadlines = Deadlines(cast("Any", None), failed=cast("Any", None))
         child = Child()
         deadlines.dispatched(cast("Any", None), cast("Any", child), cast("Any", Lease()), Limits(timeout=0.001))
         child.inflight.clear()  # the slot has seen that its process is gone, and asks how it ended

@@ -61,6 +61,7 @@ class FakeChild:
     inflight: OrderedDict[tuple[int, int], Lease] = field(default_factory=OrderedDict)
     since: float = 0.0
     is_dead: bool = False
+    slot: int = 0
 
     def running(self) -> tuple[Lease, float] | None:
         return next(((lease, self.since) for lease in self.inflight.values()), None)

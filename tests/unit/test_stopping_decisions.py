@@ -19,7 +19,7 @@ FOR_EVER = 3600.0
 class Stage:
     """A slot, its child and the dispatcher in one; one job."""
 
-    def __init__(self, *, hits: tuple[bool, ...] = (True,)) -> None:
+    def __init__(self, *, hits: tuple[bool | Exception, ...] = (True,)) -> None:
         self.inflight: set[Key] = {KEY}
         self.waiting: set[Key] = set()
         self.asked: list[str] = []
@@ -30,7 +30,10 @@ class Stage:
         self.signalled = asyncio.Event()
         self._hits = list(hits)
         part: Any = self
-        self.stopping = Stopping(part, settle=lambda _, outcome: self.settled.append(outcome))
+        self.errors: list[BaseException] = []
+        self.stopping = Stopping(
+            part, settle=lambda _, outcome: self.settled.append(outcome), failed=self.errors.append
+        )
 
     # the dispatcher
     def forget(self, key: Key) -> object | None:
@@ -49,6 +52,8 @@ class Stage:
 
     async def stop_job(self, child: object, key: Key, outcome: Outcome) -> bool:
         is_hit = self._hits.pop(0)
+        if isinstance(is_hit, Exception):
+            raise is_hit
         if is_hit:
             self.kills.append(outcome)
         return is_hit
@@ -145,5 +150,19 @@ def test_a_job_to_be_killed_that_comes_back_unrun_is_settled() -> None:
         stage.go_back()
         await stage.stopping.settled()
         assert (stage.kills, stage.settled) == ([], [Interrupted()])
+
+    run(story())
+
+
+def test_a_kill_that_fails_is_told_and_can_be_tried_again() -> None:
+    async def story() -> None:
+        error = ValueError("nobody foresaw it")
+        stage = Stage(hits=(error, True))
+        stage.stopping.kill(KEY, Interrupted())
+        await stage.stopping.settled()
+        assert stage.errors == [error]
+        stage.stopping.kill(KEY, Interrupted())
+        await stage.stopping.settled()
+        assert (stage.errors, stage.kills) == ([error], [Interrupted()])
 
     run(story())

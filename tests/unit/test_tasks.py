@@ -75,3 +75,30 @@ def test_waiting_ends_with_the_event_or_in_time() -> None:
         return late, await tasks.wait_at_most(event, 60)
 
     assert asyncio.run(main()) == (False, True)
+
+
+def test_an_errand_that_fails_is_told_and_the_others_are_waited_for() -> None:
+    told: list[BaseException] = []
+    done: list[str] = []
+
+    async def main() -> None:
+        errands = tasks.Errands(told.append)
+
+        async def failing() -> None:
+            errands.run(late())
+            raise ValueError("on its way")
+
+        async def late() -> None:
+            await asyncio.sleep(0)
+            done.append("late")
+
+        errands.run(failing())
+        await errands.settled()
+        errands.run(asyncio.Event().wait())
+        await asyncio.sleep(0)
+        await errands.end()
+        await errands.settled()
+
+    asyncio.run(main())
+    assert [str(error) for error in told] == ["on its way"], "a cancellation is no failure"
+    assert done == ["late"]

@@ -20,9 +20,11 @@ def test_only_expired_leases_of_the_named_owners_are_taken(conn: Conn, one: Hold
     jobs.fill(conn, 3)
     expired, held = one.lease(2)
     others = two.lease_one()
+    beat = store.Beat(expired.id, expired.lease_no, pid=77, slot=4, ran_for=5.0)
+    store.heartbeat(one.beat_conn, owner=one.owner, lease_for=LEASE_FOR, beats=[beat])
     jobs.expire(conn, expired.id, others.id)
     rescued = two.call(store.rescue, owners=[one.owner, uuid4()], is_gone=False, limit=10)
-    assert rescued == [store.Rescued(expired.id, "work", "default", "pending")]
+    assert rescued == [store.Rescued(expired.id, "work", "default", "pending", attempt=1, slot=4)]
     assert [jobs.status(conn, lease.id) for lease in (expired, held, others)] == ["pending", "running", "running"]
 
 
