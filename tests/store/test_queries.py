@@ -64,6 +64,7 @@ SAMPLES: dict[str, Any] = {
     "keep": 50,
     "kinds": "{completed,retry}",
     "known": [1, 2],
+    "known_handlers": ["a", "b", "c"],
     "lasts": "{5,20}",
     "last": datetime(2020, 1, 2, tzinfo=UTC),
     "last_block": 10,
