@@ -6,6 +6,7 @@ They let psycopg's errors through; the client and the command line turn them int
 from tasuki_mp.store.connect import connect, connect_async
 from tasuki_mp.store.upkeep import (
     Left,
+    Namesake,
     OtherSupervisor,
     SupervisorRow,
     Waits,
@@ -20,6 +21,7 @@ from tasuki_mp.store.upkeep import (
     register,
     register_handlers,
     release_held,
+    same_handlers,
     trim_attempts,
 )
 from tasuki_mp.store.work import (
@@ -45,6 +47,7 @@ __all__ = [
     "Finished",
     "LeaseEntry",
     "Left",
+    "Namesake",
     "OtherSupervisor",
     "Rescued",
     "SupervisorRow",
@@ -69,5 +72,6 @@ __all__ = [
     "release_held",
     "release_unknown",
     "rescue",
+    "same_handlers",
     "trim_attempts",
 ]

@@ -23,6 +23,7 @@ _ENSURE_PARTITIONS: Final = sql.query("ensure_partitions")
 _TRIM_ATTEMPTS: Final = sql.query("trim_attempts")
 _NEXT_DUE: Final = sql.query("next_due")
 _HOLD_UNKNOWN: Final = sql.query("hold_unknown")
+_SAME_HANDLERS: Final = sql.query("same_handlers")
 _RELEASE_HELD: Final = sql.query("release_held")
 _RELEASE_KEYS: Final = sql.query("release_keys")
 _DRAIN_LEFT: Final = sql.query("drain_left")
@@ -57,6 +58,8 @@ class SupervisorRow(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: float
     schedules: list[str] | None = None
     """Those of its application; None if it fires none at all."""
+    app: str | None = None
+    """Its application, as `--app` names it."""
 
 
 class OtherSupervisor(msgspec.Struct, frozen=True):
@@ -70,6 +73,14 @@ class OtherSupervisor(msgspec.Struct, frozen=True):
     pid_ns: str
     is_stale: bool
     lease_seconds: float = 0.0
+
+
+class Namesake(NamedTuple):
+    """Another application that brings handlers of names that ours has too, and one of the hosts that it runs on."""
+
+    app: str
+    handlers: list[str]
+    host: str
 
 
 class Ahead(NamedTuple):
@@ -128,6 +139,12 @@ async def deregister(conn: AsyncConnection, owner: UUID) -> bool:
 async def register_handlers(conn: AsyncConnection, infos: Sequence[HandlerInfo], version: str) -> None:
     """Remember these handlers and their defaults, for producers without the code. The newest start wins."""
     await conn.execute(REGISTER_HANDLERS, handler_parameters(infos, version))
+
+
+async def same_handlers(conn: AsyncConnection, me: SupervisorRow) -> list[Namesake]:
+    """Living applications but this supervisor's own that bring a handler of the same name, by their name."""
+    parameters = {"owner": me.owner, "app": me.app, "handlers": me.handlers}
+    return [Namesake(*row) for row in await (await conn.execute(_SAME_HANDLERS, parameters)).fetchall()]
 
 
 def handler_parameters(infos: Sequence[HandlerInfo], version: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ SAMPLES: dict[str, Any] = {
     "after_ats": [None, datetime(2020, 1, 1, tzinfo=UTC)],
     "after_ids": [0, 7],
     "again": False,
+    "app": "a:app",
     "args": "{}",
     "age": 100.0,
     "ahead": "1 hour",

@@ -75,6 +75,20 @@ def test_handlers_are_remembered_and_the_newest_start_wins(conn: Conn, one: Hold
     assert rows == [("a", "default", 2, 5, "wait", "1.0"), ("b", "default", 2, 5, "kill", "2.0")]
 
 
+def test_another_application_with_handlers_of_the_same_name(conn: Conn, one: Holder, two: Holder) -> None:
+    me = one.register(app="shop:app", handlers=["a", "b", "c"])
+    two.register(app="shop:app", handlers=["a"], host="there")
+    assert one.call(store.same_handlers, me=me) == [], "the same on another host"
+    two.register(app=None, handlers=["a"], host="there")
+    assert one.call(store.same_handlers, me=me) == [], "of a release that does not say"
+    two.register(app="bank:app", handlers=["x"], host="there")
+    assert one.call(store.same_handlers, me=me) == []
+    two.register(app="bank:app", handlers=["x", "b", "a"], host="there")
+    assert one.call(store.same_handlers, me=me) == [store.Namesake("bank:app", ["a", "b"], "there")]
+    conn.execute("UPDATE tasuki.supervisor SET seen_at = now() - interval '1 hour' WHERE owner = %s", (two.owner,))
+    assert one.call(store.same_handlers, me=me) == [], "it is not alive any more"
+
+
 def test_the_server_says_how_long_it_has_been_up(one: Holder) -> None:
     assert one.call(store.postmaster_uptime) > 0
 
