@@ -3,7 +3,7 @@
 -- none of this program's: one such job is named. What came to be done since it was asked whether anything waits is 'waiting'.
 -- With `due_only` only what is due counts; a job that waits for others is not due before those have ended.
 -- Locks: nothing. Reads every pending row of these queues.
-with rest as materialized (
+with rest as (
   select
     j.id,
     j.queue,
