@@ -1073,6 +1073,7 @@ CREATE TABLE tasuki.supervisor (
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     seen_at timestamp with time zone DEFAULT now() NOT NULL,
     schedules text[],
+    app text,
     CONSTRAINT supervisor_lease CHECK ((lease_seconds > (0)::double precision))
 )
 WITH (fillfactor='50');

@@ -6,8 +6,10 @@ They let psycopg's errors through; the client and the command line turn them int
 from tasuki_mp.store.connect import connect, connect_async
 from tasuki_mp.store.upkeep import (
     Left,
+    Namesake,
     OtherSupervisor,
     SupervisorRow,
+    Waits,
     deregister,
     drain_left,
     ensure_partitions,
@@ -19,6 +21,7 @@ from tasuki_mp.store.upkeep import (
     register,
     register_handlers,
     release_held,
+    same_handlers,
     trim_attempts,
 )
 from tasuki_mp.store.work import (
@@ -44,10 +47,12 @@ __all__ = [
     "Finished",
     "LeaseEntry",
     "Left",
+    "Namesake",
     "OtherSupervisor",
     "Rescued",
     "SupervisorRow",
     "Verdict",
+    "Waits",
     "connect",
     "connect_async",
     "deregister",
@@ -67,5 +72,6 @@ __all__ = [
     "release_held",
     "release_unknown",
     "rescue",
+    "same_handlers",
     "trim_attempts",
 ]

@@ -25,6 +25,7 @@ from tasuki_mp.store.judgements import (
     judge_clock,
     judge_held,
     judge_horizon,
+    judge_names,
     judge_partitions,
     judge_schedule,
     judge_server,
@@ -41,6 +42,7 @@ _HORIZON: Final = sql.query("examine_horizon")
 _TABLES: Final = sql.query("examine_tables")
 _STUCK: Final = sql.query("examine_stuck")
 _BATCHES: Final = sql.query("examine_batches")
+_NAMES: Final = sql.query("examine_names")
 _HELD: Final = sql.query("examine_held")
 _UPKEEP: Final = sql.query("examine_upkeep")
 _SCHEDULES: Final = sql.query("look_schedules")
@@ -79,6 +81,11 @@ def _stuck(conn: Connection) -> Iterator[Finding]:
         row = conn.execute(_STUCK, {"now": None}).fetchone()
     if row is not None:
         yield from judge_stuck(*row)
+
+
+def _names(conn: Connection) -> Iterator[Finding]:
+    for handlers, example, apps in conn.execute(_NAMES).fetchall():
+        yield from judge_names(handlers, example, apps)
 
 
 def _held(conn: Connection) -> Iterator[Finding]:
@@ -122,6 +129,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     _horizon,
     _tables,
     _supervisors,
+    _names,
     _stuck,
     _held,
     _batches,

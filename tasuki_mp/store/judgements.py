@@ -246,6 +246,16 @@ def judge_supervisors(
         )
 
 
+def judge_names(handlers: int, example: str, apps: list[str]) -> Iterator[Finding]:
+    """Handlers of the same name in several applications, each of which is named with a host."""
+    yield Finding(
+        "names",
+        "warning",
+        f"{_are(handlers, 'name')} used for a handler by several applications: {', '.join(apps)}; one of them is {example}",
+        "their jobs go to whichever leases them first: give a handler another name=, or each application its own database",
+    )
+
+
 def judge_partitions(partitions: Iterable[Partition], now: datetime) -> Iterator[Finding]:
     """Whether there is a place for what finishes today and in the next days."""
     days: dict[str, set[object]] = {"job_archive_completed": set(), "job_archive_failed": set(), "attempt": set()}

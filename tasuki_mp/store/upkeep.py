@@ -23,12 +23,11 @@ _ENSURE_PARTITIONS: Final = sql.query("ensure_partitions")
 _TRIM_ATTEMPTS: Final = sql.query("trim_attempts")
 _NEXT_DUE: Final = sql.query("next_due")
 _HOLD_UNKNOWN: Final = sql.query("hold_unknown")
+_SAME_HANDLERS: Final = sql.query("same_handlers")
 _RELEASE_HELD: Final = sql.query("release_held")
 _RELEASE_KEYS: Final = sql.query("release_keys")
 _DRAIN_LEFT: Final = sql.query("drain_left")
-_DRAIN_UNKNOWN: Final = sql.query("drain_unknown")
-_DRAIN_PAUSED: Final = sql.query("drain_paused")
-_DRAIN_LARGER: Final = sql.query("drain_larger")
+_DRAIN_REST: Final = sql.query("drain_rest")
 _PAUSED_QUEUES: Final = sql.query("paused_queues")
 _CLAIM: Final = sql.query("claim_upkeep")
 _END_CLAIM: Final = sql.query("end_upkeep")
@@ -59,6 +58,8 @@ class SupervisorRow(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: float
     schedules: list[str] | None = None
     """Those of its application; None if it fires none at all."""
+    app: str | None = None
+    """Its application, as `--app` names it."""
 
 
 class OtherSupervisor(msgspec.Struct, frozen=True):
@@ -72,6 +73,14 @@ class OtherSupervisor(msgspec.Struct, frozen=True):
     pid_ns: str
     is_stale: bool
     lease_seconds: float = 0.0
+
+
+class Namesake(NamedTuple):
+    """Another application that brings handlers of names that ours has too, and one of the hosts that it runs on."""
+
+    app: str
+    handlers: list[str]
+    host: str
 
 
 class Ahead(NamedTuple):
@@ -89,11 +98,18 @@ class Ahead(NamedTuple):
         return self.seconds is not None and self.seconds <= 0
 
 
+class Waits(NamedTuple):
+    """Jobs that wait for others which nobody here will run, and one of those others."""
+
+    jobs: int
+    needs_id: int | None
+
+
 class Left(msgspec.Struct, frozen=True, kw_only=True):
     """What is left of the work of a set of handlers. `waiting` and `running` are counted to a thousand at most.
 
-    What had to be left (`unknown` by handler, `paused` by queue, `larger` than this host by handler) is only counted once
-    nothing waits and nothing runs.
+    What had to be left (`unknown` by handler, `paused` by queue, `larger` than this host by handler, `dependent` on jobs that
+    are not run here by handler) is only counted once nothing waits and nothing runs, each job once.
     """
 
     waiting: int
@@ -102,6 +118,12 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     unknown: dict[str, int] = {}
     paused: dict[str, int] = {}
     larger: dict[str, int] = {}
+    dependent: dict[str, Waits] = {}
+
+    @property
+    def is_any_left_behind(self) -> bool:
+        """Whether there are jobs that had to be left."""
+        return bool(self.unknown or self.paused or self.larger or self.dependent)
 
 
 async def register(conn: AsyncConnection, row: SupervisorRow) -> None:
@@ -117,6 +139,12 @@ async def deregister(conn: AsyncConnection, owner: UUID) -> bool:
 async def register_handlers(conn: AsyncConnection, infos: Sequence[HandlerInfo], version: str) -> None:
     """Remember these handlers and their defaults, for producers without the code. The newest start wins."""
     await conn.execute(REGISTER_HANDLERS, handler_parameters(infos, version))
+
+
+async def same_handlers(conn: AsyncConnection, me: SupervisorRow) -> list[Namesake]:
+    """Living applications but this supervisor's own that bring a handler of the same name, by their name."""
+    parameters = {"owner": me.owner, "app": me.app, "handlers": me.handlers}
+    return [Namesake(*row) for row in await (await conn.execute(_SAME_HANDLERS, parameters)).fetchall()]
 
 
 def handler_parameters(infos: Sequence[HandlerInfo], version: str) -> dict[str, Any]:
@@ -190,17 +218,29 @@ async def release_keys(conn: AsyncConnection, *, limit: int = KEYS_BATCH) -> int
 
 async def drain_left(conn: AsyncConnection, *, queues: Sequence[str], reach: Reach, due_only: bool) -> Left:
     """What is left to do, here and on other hosts, for whoever works until nothing is."""
-    scope = {"queues": list(queues), "due_only": due_only, **reach.parameters}
+    known = [*reach.handlers, *reach.larger]
+    scope = {"queues": list(queues), "due_only": due_only, "known_handlers": known, **reach.parameters}
     row = await (await conn.execute(_DRAIN_LEFT, scope)).fetchone()
     waiting, running = row or (0, 0)
     due = (await next_due(conn, queues=queues, reach=reach)).seconds
     if waiting or running:
         return Left(waiting=waiting, running=running, next_due=due)
-    larger = await (await conn.execute(_DRAIN_LARGER, scope)).fetchall()
-    scope["handlers"] = [*reach.handlers, *reach.larger]
-    unknown = await (await conn.execute(_DRAIN_UNKNOWN, scope)).fetchall()
-    paused = await (await conn.execute(_DRAIN_PAUSED, scope)).fetchall()
-    return Left(waiting=0, running=0, next_due=due, unknown=dict(unknown), paused=dict(paused), larger=dict(larger))
+    unknown, paused, larger, dependent = {}, {}, {}, {}
+    for reason, name, jobs, needs_id in await (await conn.execute(_DRAIN_REST, scope)).fetchall():
+        match reason:
+            case "unknown":
+                unknown[name] = jobs
+            case "paused":
+                paused[name] = jobs
+            case "larger":
+                larger[name] = jobs
+            case "dependent":
+                dependent[name] = Waits(jobs, needs_id)
+            case _:
+                waiting += jobs
+    return Left(
+        waiting=waiting, running=0, next_due=due, unknown=unknown, paused=paused, larger=larger, dependent=dependent
+    )
 
 
 async def paused_queues(conn: AsyncConnection) -> list[str]:

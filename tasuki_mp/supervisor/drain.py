@@ -70,5 +70,13 @@ class Drain:
                 memory_limit=room.memory,
                 procs=room.cpus,
             )
+        for handler, waits in sorted(left.dependent.items()):
+            logs.event(
+                logging.WARNING,
+                "left: waits for a job that is not run here",
+                handler=handler,
+                jobs=waits.jobs,
+                waits_for=waits.needs_id,
+            )
         logs.event(logging.INFO, "drained")
-        self._on_drained(bool(left.unknown or left.paused or left.larger))
+        self._on_drained(left.is_any_left_behind)

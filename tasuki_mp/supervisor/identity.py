@@ -12,7 +12,13 @@ from tasuki_mp.version import __version__
 
 
 def own_row(
-    *, procs: int, queues: list[str], handlers: list[str], lease: float, schedules: list[str] | None = None
+    *,
+    procs: int,
+    queues: list[str],
+    handlers: list[str],
+    lease: float,
+    schedules: list[str] | None = None,
+    app: str | None = None,
 ) -> SupervisorRow:
     """This process as a row of `tasuki.supervisor`, under a fresh owner id: a restart is somebody else."""
     owner: UUID = uuid4()
@@ -29,6 +35,7 @@ def own_row(
         handlers=handlers,
         lease_seconds=lease,
         schedules=schedules,
+        app=app,
     )
 
 

@@ -72,6 +72,7 @@ DESCRIPTORS_A_SLOT: Final = 32
 COLLECT_AFTER: Final = 10_000
 """New objects between two looks for garbage."""
 TEXT_LIMIT: Final = 8 * 1024
+NAMES_SHOWN: Final = 5
 
 
 def run(config: RunConfig, *, hooks: Hooks | None = None) -> int:
@@ -195,6 +196,7 @@ class Supervisor:
             handlers=handlers,
             lease=config.lease,
             schedules=sorted(info.name for info in hello.schedules) if config.drain is None else None,
+            app=config.app,
         )
         timeout = max(5.0, config.lease / 2)
         lease_link, finish_link, upkeep_link = (
@@ -282,10 +284,20 @@ class Supervisor:
             await upkeep_link.call(upkeep.ensure_partitions)
             await upkeep_link.call(upkeep.register, me)
             await upkeep_link.call(upkeep.register_handlers, hello.handlers, hello.app_version)
+            namesakes = await upkeep_link.call(upkeep.same_handlers, me)
             if self._scheduler is not None:
                 await upkeep_link.call(schedules.register, hello.schedules, hello.app_version)
         except (UnavailableError, psycopg.Error) as error:
             raise DatabaseError(f"the database can't be used: {in_words(error)}") from error
+        for other in namesakes:
+            # Names are global in a database: what producers get of defaults is whoever's started last.
+            logs.event(
+                logging.WARNING,
+                "another application has handlers of the same name",
+                handlers=_few(other.handlers),
+                app=other.app,
+                host=other.host,
+            )
         self._vitals.start()
         for slot in self._slots[1:]:
             tasks.watch(slot.start(), self._failed)
@@ -509,6 +521,11 @@ class Supervisor:
         if has_left:
             self._exit_code = ExitCode.DRAIN_LEFT
         self._ended.set()
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ",".join(names[:NAMES_SHOWN]) + more
 
 
 async def _twice(call: Callable[[], Awaitable[object]]) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tasuki_mp import sql, store
 from tasuki_mp.job import Lease
+from tasuki_mp.limits import Reach
 from tasuki_mp.store import LeaseEntry
 from tasuki_mp.store.keep import KeepItem, keep
 from tests.support import jobs
@@ -26,12 +27,43 @@ Conn = psycopg.Connection[tuple[Any, ...]]
 MANY = 40_000
 BATCH = 256
 RELATIONS = ("job", "job_pkey", "job_lease", "job_owner", "job_held", "checkpoint", "checkpoint_pkey")
+OF_DEPENDENCIES = ("dependency", "dependency_pkey", "dependency_job")
 OF_LIMITS = ("queue", "queue_pkey", "job_counted", "job_held_key", "unique_key", "unique_key_pkey")
 COUNTS = """
     SELECT c.relname, pg_stat_get_xact_tuples_returned(c.oid)
       FROM pg_class AS c WHERE c.relnamespace = 'tasuki'::regnamespace AND c.relname = any(%s)
 """
 Reads = dict[str, int]
+MUCH_THAT_IS_NOT = (
+    """INSERT INTO tasuki.job (queue, handler, scheduled_at)
+       SELECT 'future', 'work', now() + interval '1 hour' + n * interval '1 microsecond'
+       FROM generate_series(1, %(many)s) AS n""",
+    """INSERT INTO tasuki.job (queue, handler, held_by, key)
+       SELECT 'elsewhere', 'work', 'key', 'k' FROM generate_series(1, %(many)s / 4)""",
+    """INSERT INTO tasuki.job (queue, handler, held_by)
+       SELECT 'small', 'nobody''s', 'handler' FROM generate_series(1, %(many)s / 4)""",
+    """WITH need AS (
+         INSERT INTO tasuki.job (queue, handler, has_dependents) VALUES ('elsewhere', 'work', true) RETURNING id
+       ), dependent AS (
+         INSERT INTO tasuki.job (queue, handler, held_by)
+         SELECT 'small', 'work', 'dependency' FROM generate_series(1, %(many)s / 4) RETURNING id
+       )
+       INSERT INTO tasuki.dependency (job_id, needs_id, on_failure)
+       SELECT dependent.id, need.id, 'run' FROM dependent CROSS JOIN need""",
+)
+"""Far more jobs than a drained program has to look at: of the future, held, waiting for one that does not run."""
+WHAT_RUNS = (
+    """INSERT INTO tasuki.job (handler, has_dependents) SELECT 'nobody''s', true FROM generate_series(1, %(batch)s)""",
+    """WITH need AS (
+         SELECT id, row_number() OVER (ORDER BY id) AS number FROM tasuki.job WHERE queue = 'default'
+       ), dependent AS (
+         INSERT INTO tasuki.job (id, queue, handler, held_by)
+         SELECT -number, CASE number WHEN 7 THEN 'small' ELSE 'elsewhere' END, 'work', 'dependency' FROM need RETURNING id
+       )
+       INSERT INTO tasuki.dependency (job_id, needs_id, on_failure)
+       SELECT -need.number, need.id, 'run' FROM need""",
+)
+"""Jobs to be leased, each with one that waits for it, in this queue or another."""
 
 
 @contextmanager
@@ -39,7 +71,7 @@ def counted(conn: Any, run: Callable[..., Any]) -> Iterator[Reads]:
     """Fill a dictionary with what was read of each relation: index entries, or rows of a sequential scan."""
 
     def seen() -> Reads:
-        return dict(run(run(conn.execute, COUNTS, ([*RELATIONS, *OF_LIMITS],)).fetchall))
+        return dict(run(run(conn.execute, COUNTS, ([*RELATIONS, *OF_LIMITS, *OF_DEPENDENCIES],)).fetchall))
 
     run(conn.execute, "BEGIN")
     before = seen()  # what Postgres has not yet passed on from earlier transactions
@@ -159,6 +191,55 @@ def test_a_queue_without_limits_pays_nothing_for_one_that_has_some(conn: Conn, o
     with counted(one.conn, one.run) as reads:
         assert {answer.verdict for answer in one.finish(*(item(lease, "completed") for lease in leases))} == {"applied"}
     assert {name: reads[name] for name in OF_LIMITS} == dict.fromkeys(OF_LIMITS, 0)
+
+
+@pytest.mark.parametrize("is_prepared", [True, False], ids=["prepared", "unprepared"])
+@pytest.mark.parametrize("before", [as_new, vacuumed_empty, tiny, drained, full])
+def test_what_is_left_to_drain_is_found_among_much_that_is_not(
+    dsn: str, conn: Conn, before: Callable[[Conn, Callable[[], None]], None], is_prepared: bool
+) -> None:
+    conn.execute("ALTER TABLE tasuki.job SET (autovacuum_enabled = off)")
+    with Holder(dsn, prepare_threshold=5 if is_prepared else None) as one:
+
+        def left(queue: str, *, due_only: bool = False) -> int:
+            scope = {"queues": [queue], "known_handlers": ["work"], "due_only": due_only, **Reach(("work",)).parameters}
+            cursor = one.run(one.conn.execute, sql.query("drain_left"), scope)
+            waiting, _ = one.run(cursor.fetchone)
+            return int(waiting)
+
+        def prime() -> None:
+            for _ in range(8):
+                left("small")
+
+        before(conn, prime)
+        conn.execute("TRUNCATE tasuki.job")
+        for statement in (*MUCH_THAT_IS_NOT, *WHAT_RUNS):
+            conn.execute(statement, {"many": MANY, "batch": BATCH})
+        assert len(one.lease(BATCH, handlers=["nobody's"])) == BATCH
+
+        for statement in ("SELECT", "ANALYZE tasuki.job, tasuki.dependency"):
+            conn.execute(statement)
+            with counted(one.conn, one.run) as reads:
+                assert left("future", due_only=True) == 0
+            assert reads["job_lease"] <= 10
+            assert {name: reads[name] for name in ("job", "job_held", "job_held_key")} == dict.fromkeys(
+                ("job", "job_held", "job_held_key"), 0
+            )
+
+            with counted(one.conn, one.run) as reads:
+                assert left("future") == 1000
+            assert reads["job_lease"] <= 1000 + 10
+
+            with counted(one.conn, one.run) as reads:
+                assert left("small") == 1, "of those that wait for one that runs, one is in this queue"
+            assert reads["job_owner"] <= 2 * BATCH + 10
+            assert reads["dependency_pkey"] <= BATCH + 10
+            assert reads["dependency_job"] <= 2 * BATCH + 10
+            assert reads["job_pkey"] <= 3 * BATCH + 10
+            assert reads["job_lease"] <= 10
+            assert {name: reads[name] for name in ("job", "dependency", "job_held", "job_held_key")} == dict.fromkeys(
+                ("job", "dependency", "job_held", "job_held_key"), 0
+            )
 
 
 def test_behind_the_watermark_dead_entries_are_not_read(dsn: str, conn: Conn, one: Holder) -> None:

@@ -75,6 +75,20 @@ def test_handlers_are_remembered_and_the_newest_start_wins(conn: Conn, one: Hold
     assert rows == [("a", "default", 2, 5, "wait", "1.0"), ("b", "default", 2, 5, "kill", "2.0")]
 
 
+def test_another_application_with_handlers_of_the_same_name(conn: Conn, one: Holder, two: Holder) -> None:
+    me = one.register(app="shop:app", handlers=["a", "b", "c"])
+    two.register(app="shop:app", handlers=["a"], host="there")
+    assert one.call(store.same_handlers, me=me) == [], "the same on another host"
+    two.register(app=None, handlers=["a"], host="there")
+    assert one.call(store.same_handlers, me=me) == [], "of a release that does not say"
+    two.register(app="bank:app", handlers=["x"], host="there")
+    assert one.call(store.same_handlers, me=me) == []
+    two.register(app="bank:app", handlers=["x", "b", "a"], host="there")
+    assert one.call(store.same_handlers, me=me) == [store.Namesake("bank:app", ["a", "b"], "there")]
+    conn.execute("UPDATE tasuki.supervisor SET seen_at = now() - interval '1 hour' WHERE owner = %s", (two.owner,))
+    assert one.call(store.same_handlers, me=me) == [], "it is not alive any more"
+
+
 def test_the_server_says_how_long_it_has_been_up(one: Holder) -> None:
     assert one.call(store.postmaster_uptime) > 0
 
@@ -250,6 +264,127 @@ def test_what_is_left_to_drain(conn: Conn, one: Holder, two: Holder) -> None:
 def test_counting_what_is_left_stops_at_a_thousand(conn: Conn, one: Holder) -> None:
     jobs.fill(conn, 1500)
     assert one.call(store.drain_left, **SCOPE, due_only=False).waiting == 1000
+
+
+def drain_left(holder: Holder, *, due_only: bool = False, **more: Any) -> store.Left:
+    return holder.call(store.drain_left, **{**SCOPE, **more}, due_only=due_only)
+
+
+def pause(conn: Conn, queue: str = "default") -> None:
+    conn.execute("INSERT INTO tasuki.queue (name, paused_at) VALUES (%s, now())", (queue,))
+
+
+def needs(conn: Conn, job: int, *needed: int) -> int:
+    """Let the job wait for these; its id."""
+    assert conn.execute("SELECT tasuki.depend(%s, %s)", (job, list(needed))).fetchone() == ("held",)
+    return job
+
+
+def test_jobs_held_for_a_key_are_waited_for_unless_their_queue_is_paused(conn: Conn, one: Holder) -> None:
+    for _ in range(3):
+        jobs.add(conn, key="tenant", held_by="key")
+    jobs.add(conn, key="tenant", held_by="key", handler="nobody's")
+    jobs.add(conn, key="tenant", held_by="key", limits='{"cpus": 3}')
+    scope = {"reach": reach({"work": Limits()}, Room(cpus=2))}
+    assert drain_left(one, **scope).waiting == 3
+    pause(conn)
+    left = drain_left(one, **scope)
+    assert (left.waiting, left.paused, left.unknown, left.larger) == (0, {"default": 4}, {"nobody's": 1}, {})
+
+
+def test_jobs_held_for_a_key_wait_for_their_time_too(conn: Conn, one: Holder) -> None:
+    jobs.add(conn, key="tenant", held_by="key", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
+    assert drain_left(one, due_only=True) == store.Left(waiting=0, running=0, next_due=None)
+    assert drain_left(one).waiting == 1
+
+
+def test_what_was_held_for_want_of_its_handler_is_waited_for_once_that_is_here(conn: Conn, one: Holder) -> None:
+    jobs.add(conn, held_by="handler")
+    jobs.add(conn, held_by="handler", queue="elsewhere")
+    jobs.add(conn, held_by="handler", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
+    jobs.add(conn, held_by="handler", handler="huge", limits='{"cpus": 1}')
+    scope = {"reach": reach({"work": Limits(), "huge": Limits(cpus=3)}, Room(cpus=2))}
+    assert drain_left(one, **scope).waiting == 3
+    assert drain_left(one, **scope, due_only=True).waiting == 2
+    pause(conn)
+    left = drain_left(one, **scope)
+    assert (left.waiting, left.paused) == (0, {"default": 3})
+
+
+@pytest.mark.parametrize("where", ["here", "another queue", "nobody's"])
+def test_a_job_that_waits_for_one_that_runs_is_waited_for(conn: Conn, one: Holder, two: Holder, where: str) -> None:
+    need = jobs.add(conn, **{"here": {}, "another queue": {"queue": "b"}, "nobody's": {"handler": "nobody's"}}[where])
+    first = needs(conn, jobs.add(conn), need)
+    needs(conn, jobs.add(conn), first)
+    entry = store.LeaseEntry(queue="b" if where == "another queue" else "default", priority=2, limit=1)
+    (lease,) = two.lease(1, entries=[entry], handlers=["work", "nobody's"])
+    left = drain_left(one)
+    assert left.waiting == 1, "the second can't be next, so it need not be counted"
+    assert left.running == (1 if where == "here" else 0)
+    two.end(lease, "completed")
+    assert drain_left(one).waiting == 1, "now it can be leased"
+    one.end(one.lease_one(), "completed")
+    one.end(one.lease_one(), "completed")
+    assert drain_left(one) == store.Left(waiting=0, running=0, next_due=None)
+
+
+@pytest.mark.parametrize("where", ["another queue", "nobody's", "paused", "larger"])
+def test_a_job_that_waits_for_one_that_is_left_is_left(conn: Conn, one: Holder, two: Holder, where: str) -> None:
+    columns: dict[str, Any] = {
+        "another queue": {"queue": "b"},
+        "nobody's": {"handler": "nobody's"},
+        "paused": {"queue": "paused"},
+        "larger": {"limits": '{"cpus": 3}'},
+    }[where]
+    pause(conn, "paused")
+    need = jobs.add(conn, **columns)
+    scope = {"queues": ["default", "paused"], "reach": reach({"work": Limits()}, Room(cpus=2))}
+    running = jobs.add(conn, queue="b")
+    first = needs(conn, jobs.add(conn), need)
+    needs(conn, jobs.add(conn), first)
+    needs(conn, jobs.add(conn), need, running)
+    needs(conn, jobs.add(conn, handler="nobody's"), need)
+    needs(conn, jobs.add(conn, queue="elsewhere"), need)
+    conn.execute("UPDATE tasuki.job SET scheduled_at = now() - interval '1 hour' WHERE id = %s", (running,))
+    (lease,) = two.lease(1, entries=[store.LeaseEntry(queue="b", priority=2, limit=1)])
+    assert lease.id == running
+    left = drain_left(one, **scope)
+    assert (left.waiting, left.running) == (0, 0)
+    assert left.dependent == {"work": store.Waits(3, need)}
+    assert left.unknown == {"nobody's": 2 if where == "nobody's" else 1}
+    assert left.paused == ({"paused": 1} if where == "paused" else {})
+    assert left.larger == ({"work": 1} if where == "larger" else {})
+
+
+def test_jobs_that_wait_for_each_other_are_left(conn: Conn, one: Holder) -> None:
+    first, second = jobs.add(conn), jobs.add(conn)
+    needs(conn, first, second)
+    needs(conn, second, first)
+    left = drain_left(one)
+    assert (left.waiting, left.dependent) == (0, {"work": store.Waits(2, second)})
+
+
+def test_a_job_that_waits_for_others_is_not_due(conn: Conn, one: Holder, two: Holder) -> None:
+    need = jobs.add(conn, queue="b")
+    needs(conn, jobs.add(conn), need)
+    pause(conn, "c")
+    needs(conn, jobs.add(conn, queue="c"), need)
+    nothing = store.Left(waiting=0, running=0, next_due=None)
+    assert drain_left(one, due_only=True, queues=["default", "c"]) == nothing
+    two.lease(1, entries=[store.LeaseEntry(queue="b", priority=2, limit=1)])
+    assert drain_left(one, due_only=True, queues=["default", "c"]) == nothing
+    assert drain_left(one, queues=["default", "c"]).waiting == 1
+
+
+def test_each_job_that_is_left_is_told_once(conn: Conn, one: Holder) -> None:
+    jobs.add(conn, limits='{"cpus": 3}')
+    jobs.add(conn, handler="nobody's", limits='{"cpus": 3}')
+    jobs.add(conn, queue="paused", limits='{"cpus": 3}')
+    jobs.add(conn, queue="paused", handler="nobody's")
+    pause(conn, "paused")
+    scope = {"queues": ["default", "paused"], "reach": reach({"work": Limits()}, Room(cpus=2))}
+    left = drain_left(one, **scope)
+    assert (left.unknown, left.paused, left.larger) == ({"nobody's": 2}, {"paused": 1}, {"work": 1})
 
 
 def test_nobody_s_expired_lease_is_our_own(one: Holder) -> None:

@@ -404,6 +404,39 @@ def test_run_says_what_it_had_to_leave(dsn: str, conn: Connection) -> None:
 
 
 @pytest.mark.usefixtures("tag")
+def test_run_leaves_what_is_held_for_a_key_in_a_paused_queue(dsn: str, conn: Connection) -> None:
+    conn.execute("INSERT INTO tasuki.queue (name, paused_at, max_running_per_key) VALUES ('images', now(), 1)")
+    for _ in range(3):
+        jobs.add(conn, queue="images", handler="thumbnail", key="tenant", held_by="key")
+    with run(dsn, "--drain", "--log-format", "json") as ended:
+        assert ended.returncode == ExitCode.DRAIN_LEFT, ended.stderr
+    events = [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
+    (left,) = [event for event in events if event["event"].startswith("left: ")]
+    assert (left["event"], left["queue"], left["jobs"]) == ("left: the queue is paused", "images", 3)
+
+
+@pytest.mark.usefixtures("tag")
+def test_run_leaves_what_waits_for_a_job_that_it_does_not_run(dsn: str, conn: Connection) -> None:
+    need = jobs.add(conn, queue="elsewhere", handler="scale", payload={"by": 2})
+    waiting = jobs.add(conn, handler="scale", payload={"by": 2})
+    conn.execute("SELECT tasuki.depend(%s, %s)", (waiting, [need]))
+    with run(dsn, "--drain", "--log-format", "json") as ended:
+        assert ended.returncode == ExitCode.DRAIN_LEFT, ended.stderr
+    events = [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
+    (left,) = [event for event in events if event["event"].startswith("left: ")]
+    assert left["event"] == "left: waits for a job that is not run here"
+    assert (left["handler"], left["jobs"], left["waits_for"]) == ("scale", 1, need)
+
+
+@pytest.mark.usefixtures("tag")
+def test_run_does_what_was_held_while_nobody_knew_its_handler(dsn: str, conn: Connection) -> None:
+    held = jobs.add(conn, handler="scale", payload={"by": 2}, held_by="handler")
+    with run(dsn, "--drain") as ended:
+        assert ended.returncode == ExitCode.OK, ended.stderr
+    assert jobs.status(conn, held) == "completed"
+
+
+@pytest.mark.usefixtures("tag")
 def test_run_with_an_application_that_can_not_be_imported(dsn: str, tmp_path: Any) -> None:
     (tmp_path / "broken_shop.py").write_text("import no_such_module\n")
     with run(dsn, "--app", "broken_shop:app", "--app-dir", str(tmp_path)) as ended:

@@ -55,6 +55,23 @@ def one_alive(dsn: str) -> Any:
 
 
 @pytest.mark.usefixtures("durable")
+def test_handlers_of_the_same_name_in_several_applications(
+    tasuki: Tasuki, dsn: str, conn: Conn, one_alive: Holder
+) -> None:
+    with Holder(dsn) as same, Holder(dsn) as other:
+        for holder in (one_alive, same):
+            holder.register(app="shop:app", handlers=["a", "b", "work"])
+        other.register(app="bank:app", handlers=["a", "b", "c"], host="there")
+        ended = tasuki("doctor", "--json", "--dsn", dsn)
+        (finding,) = ended.json["findings"]
+        assert (finding["topic"], finding["severity"]) == ("names", "warning")
+        assert "2 names" in finding["what"]
+        assert "bank:app on there, shop:app on here; one of them is a" in finding["what"]
+        conn.execute("UPDATE tasuki.supervisor SET app = NULL WHERE owner = %s", (other.owner,))
+        assert findings(tasuki, dsn) == (0, {}), "of a release that does not say"
+
+
+@pytest.mark.usefixtures("durable")
 def test_what_it_finds_decides_the_exit_code(tasuki: Tasuki, dsn: str, conn: Conn, one_alive: Holder) -> None:
     jobs.add(conn, queue="nobody-s")
     assert findings(tasuki, dsn) == (ExitCode.WARNINGS, {"queues": "warning"})

@@ -17,6 +17,7 @@ from tasuki_mp.config import ExitCode
 from tasuki_mp.supervisor import tree
 from tests.support import invariants, jobs, leaks
 from tests.support.door import Door
+from tests.support.holder import Holder
 from tests.support.hooked import Supervised
 from tests.support.postgres import with_database
 from tests.support.versions import widen
@@ -71,6 +72,22 @@ def test_a_queue_without_a_handler_is_warned_of(dsn: str) -> None:
         assert (warned["level"], warned["queue"]) == ("warning", "defualt")
         assert supervised.wait() == ExitCode.OK
         assert "no handler of this application is in that queue" not in [event["event"] for event in supervised.rest()]
+
+
+def test_another_application_with_a_handler_of_the_same_name_is_warned_of(dsn: str) -> None:
+    said = "another application has handlers of the same name"
+    shop = "tests.support.shop:app"
+    with Supervised(dsn, app=shop) as first, Holder(dsn) as other:
+        first.started()
+        other.register(app="bank:app", handlers=["scale", "thumbnail", "pay"], host="there")
+        with Supervised(dsn, "--drain", app=shop) as second:
+            warned = second.event(said)
+            assert (warned["level"], warned["handlers"]) == ("warning", "scale,thumbnail")
+            assert (warned["app"], warned["host"]) == ("bank:app", "there")
+            assert second.wait() == ExitCode.OK
+            assert said not in [event["event"] for event in second.rest()], "once, and not of itself"
+        assert first.stop() == ExitCode.OK
+        assert said not in [event["event"] for event in first.rest()], "it was there before"
 
 
 def test_nobody_else_gets_to_the_forkservers_socket(dsn: str) -> None:

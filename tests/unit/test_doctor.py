@@ -181,6 +181,14 @@ def test_one_is_one() -> None:
     assert [f.what for f in judgements.judge_supervisors([], [], {})] == ["no supervisor is alive, and 0 jobs are due"]
 
 
+def test_a_name_of_several_applications_names_them() -> None:
+    (finding,) = judgements.judge_names(2, "scale", ["bank:app on there", "shop:app on here"])
+    assert (finding.topic, finding.severity) == ("names", "warning")
+    assert finding.what == (
+        "2 names are used for a handler by several applications: bank:app on there, shop:app on here; one of them is scale"
+    )
+
+
 def test_a_schedule_that_nobody_minds_can_be_paused_or_removed() -> None:
     (finding,) = judgements.judge_schedule("nightly")
     assert "schedule pause nightly" in finding.advice
