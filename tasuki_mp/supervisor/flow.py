@@ -20,6 +20,7 @@ from tasuki_mp.outcome import (
     ErrorInfo,
     ErrorKind,
     Interrupted,
+    NotStarted,
     Outcome,
     Policy,
     Raised,
@@ -50,7 +51,7 @@ from tasuki_mp.supervisor.stopping import Stopping
 from tasuki_mp.supervisor.usage import Used, usage_json
 
 TRUST_MARGIN = 1.0
-"""Seconds before a lease's end when it is no longer trusted."""
+"""Seconds before a lease's end when it is no longer trusted; a quarter of a lease that is shorter than four of them."""
 _DEFAULT_POLICY = Policy()
 
 
@@ -78,6 +79,7 @@ class Flow:
         on_start_failed: Callable[[Slot, Exception, int], None],
     ) -> None:
         self.book = LeaseBook(lease_for=lease_for)
+        self._lease_for = lease_for
         self.estimates = Estimates()
         self.dispatcher = Dispatcher(
             self.book,
@@ -248,12 +250,11 @@ class Flow:
     def kill_untrusted(self) -> None:
         """Kill the jobs whose lease can't be trusted any more, of handlers that asked for that (`fence="kill"`)."""
         now = clock.now()
+        margin = min(TRUST_MARGIN, self._lease_for / 4)
         for slot in self.dispatcher.slots:
             for child in slot.children:
                 for key, lease in list(child.inflight.items()):
-                    if self._policy(lease).fence == "kill" and not self.book.is_trusted(
-                        key, at=now, margin=TRUST_MARGIN
-                    ):
+                    if self._policy(lease).fence == "kill" and not self.book.is_trusted(key, at=now, margin=margin):
                         self.stopping.kill(key, Interrupted())
 
     def ask_all_to_stop(self) -> None:
@@ -338,6 +339,8 @@ class Flow:
 
     def _settle_unrun(self, lease: Lease, outcome: Outcome) -> None:
         if lease.key in self.book:
+            if isinstance(outcome, Interrupted):  # it was in the way of what interrupts jobs, and had not begun
+                outcome = NotStarted()
             usage = usage_json(waited=lease.waited)
             settled, checkpoint = self._decide(lease, outcome), _to_keep(lease, None)
             self.outbox.put(Entry(lease, settled, usage, None, clock.now(), checkpoint))
