@@ -137,8 +137,6 @@ class Flow:
                 continue  # it ended with us, and only the reply that says so has been overtaken
             logs.event(logging.WARNING, "job leased again while held, older run is stopped", job=lease.id)
             self._drop(lease.key)
-            if self.dispatcher.child_running(lease.key) is not None:
-                self.dispatcher.blocked.add(lease.id)
 
     def found_nothing(self) -> None:
         self._maybe_idle()
@@ -298,6 +296,8 @@ class Flow:
     def _drop(self, key: Key) -> None:
         """This lease is not ours any more: stop its job and forget whatever comes of it."""
         self.stopping.drop(key)
+        if self.dispatcher.child_running(key) is not None:
+            self.dispatcher.blocked.add(key[0])  # should we lease it again, before it is dead
         self.deadlines.forget(key)
         self.book.remove([key])
 
@@ -322,7 +322,7 @@ class Flow:
         self.stopping.ended(key)
         outcome = self.deadlines.ended(key, outcome, ran_for=ran_for)
         self.dispatcher.blocked.discard(lease.id)
-        if not self.book.unassign(key):
+        if not self.book.unassign(lease):
             if spool is not None:
                 spool.close()
             return  # the lease was lost while it ran: somebody else decides

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from tasuki_mp.job import Lease
-from tasuki_mp.outcome import Interrupted, Outcome, Policy
+from tasuki_mp.outcome import Interrupted, Outcome, Policy, Returned
 from tasuki_mp.supervisor import clock
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.hooks import Hooks
@@ -186,5 +186,101 @@ def test_what_had_not_started_at_the_end_of_trust_is_given_back_as_such(time: li
         assert (stage.killed, stage.running) == ([], [(1, 1)])
         assert [(entry.lease.id, entry.settled.kind) for entry in stage.outbox.values()] == [(2, "release")]
         assert stage.outbox[2, 1].started_ago is None
+
+    asyncio.run(story())
+
+
+# ── leased again ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_newer_lease_waits_for_the_end_of_the_older_run_and_nobody_asks_how_that_ended(time: list[float]) -> None:
+    async def story() -> None:
+        stage = Stage(2)
+        stage.lease(lease(1))
+        stage.lease(lease(1, lease_no=2), lease(2))
+        await asyncio.sleep(0)
+        assert (stage.killed, stage.running) == ([(1, 1)], [(1, 1), (2, 1)])
+        await stage.end(0, Returned('"older"'))
+        assert (stage.running, list(stage.outbox)) == ([(1, 2), (2, 1)], [])
+        await stage.end(0, Returned('"newer"'))
+        assert [(key, entry.settled.result) for key, entry in stage.outbox.items()] == [((1, 2), '"newer"')]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("is_in_the_pipe", [False, True])
+def test_a_job_that_waits_is_run_under_its_newer_lease_alone(time: list[float], *, is_in_the_pipe: bool) -> None:
+    async def story() -> None:
+        stage = Stage()
+        stage.lease(lease(1))
+        if is_in_the_pipe:
+            stage.send(lease(2))
+        else:
+            stage.lease(lease(2))
+        stage.lease(lease(2, lease_no=2))
+        await stage.end(0, Returned())
+        assert (stage.running, stage.killed) == ([(2, 2)], [])
+        await stage.end(0, Returned())
+        assert (stage.running, list(stage.outbox)) == ([], [(1, 1), (2, 2)])
+
+    asyncio.run(story())
+
+
+def test_a_job_that_has_ended_is_run_under_its_newer_lease(time: list[float]) -> None:
+    async def story() -> None:
+        stage = Stage()
+        stage.lease(lease(1))
+        await stage.end(0, Returned())
+        stage.lease(lease(1, lease_no=2))
+        assert (stage.running, list(stage.outbox)) == ([(1, 2)], [(1, 1)])
+        stage.flow.leases_over([(1, 1)])
+        assert (1, 2) in stage.flow.book
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_lease_that_comes_again_under_its_number_is_the_one_we_have(time: list[float], *, has_ended: bool) -> None:
+    async def story() -> None:
+        stage = Stage(2)
+        stage.lease(lease(1))
+        if has_ended:
+            await stage.end(0, Returned())
+        time[0] += 40
+        stage.lease(lease(1), lease(2))
+        assert stage.killed == []
+        assert stage.running == ([(2, 1)] if has_ended else [(1, 1), (2, 1)])
+        assert stage.flow.book.is_trusted((1, 1), at=time[0] + 58, margin=1)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("lease_no", [1, 2])
+def test_a_lost_lease_that_is_ours_again_waits_for_the_end_of_the_lost_run(time: list[float], lease_no: int) -> None:
+    async def story() -> None:
+        stage = Stage(2)
+        stage.lease(lease(1))
+        stage.flow.verdicts([((1, 1), "lost")])
+        stage.lease(lease(1, lease_no=lease_no))
+        assert stage.running == [(1, 1)]
+        await stage.end(0, Interrupted())
+        assert (stage.running, list(stage.outbox)) == ([(1, lease_no)], [])
+        await stage.end(0, Returned('"newer"'))
+        assert [(key, entry.settled.result) for key, entry in stage.outbox.items()] == [((1, lease_no), '"newer"')]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("lease_no", [1, 2])
+def test_the_newer_lease_does_not_wait_for_a_run_that_never_began(time: list[float], lease_no: int) -> None:
+    async def story() -> None:
+        stage = Stage()
+        stage.lease(lease(1))
+        stage.flow.verdicts([((1, 1), "lost")])
+        stage.lease(lease(1, lease_no=lease_no))
+        taken = [stage.slots[0].child.inflight.popitem()[1]]  # its child died as it was about to begin
+        assert stage.running == []
+        stage.flow.jobs_returned(taken)
+        assert (stage.running, len(stage.flow.dispatcher)) == ([(1, lease_no)], 0)
 
     asyncio.run(story())
