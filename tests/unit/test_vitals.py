@@ -1,0 +1,90 @@
+"""When a supervisor counts as alive and as ready, with parts that only say how they are."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tasuki_mp.config import RunConfig
+from tasuki_mp.supervisor import clock
+from tasuki_mp.supervisor.http import Health
+from tasuki_mp.supervisor.metrics import Metrics
+from tasuki_mp.supervisor.vitals import Vitals
+
+WELL = Health(is_alive=True, is_ready=True)
+
+
+class Host:
+    """Two slots with a child each, a heartbeat of just now, and a clock that the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(clock, "now", lambda: self.now)
+        self.slots = [SimpleNamespace(child=SimpleNamespace(inflight={})) for _ in range(2)]
+        self.heartbeat = SimpleNamespace(age=0.0)
+
+    def vitals(self, *, lease: float = 60.0) -> Vitals:
+        flow: Any = self
+        self.dispatcher = SimpleNamespace(slots=self.slots)
+        return Vitals(RunConfig(app="a:app", dsn="", procs=2, memory_limit=0, lease=lease), flow, Metrics())
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(monkeypatch)
+
+
+def test_it_is_well_with_one_child_of_many(host: Host) -> None:
+    vitals = host.vitals()
+    assert vitals.health() == WELL
+    host.slots[0].child = None
+    assert vitals.health() == WELL
+
+
+def test_while_no_child_comes_up_it_is_alive_and_not_ready(host: Host) -> None:
+    vitals = host.vitals()
+    children = [slot.child for slot in host.slots]
+    for slot in host.slots:
+        slot.child = None
+    assert vitals.health() == Health(is_alive=True, is_ready=False, reasons=("no slot has a child",))
+    host.slots[1].child = children[1]
+    assert vitals.health() == WELL
+
+
+@pytest.mark.parametrize("lease", [60.0, 2.0])
+def test_without_a_heartbeat_for_half_a_lease_it_is_not_ready(host: Host, lease: float) -> None:
+    vitals = host.vitals(lease=lease)
+    host.heartbeat.age = lease / 2
+    assert vitals.health() == WELL
+    host.heartbeat.age = lease / 2 + 0.1
+    reason = f"no heartbeat has reached the database for {lease / 2:.0f} s"
+    assert vitals.health() == Health(is_alive=True, is_ready=False, reasons=(reason,))
+
+
+@pytest.mark.parametrize(("lease", "patience"), [(60.0, 15.0), (4.0, 5.0)])
+def test_a_loop_that_does_not_come_round_is_not_alive(host: Host, lease: float, patience: float) -> None:
+    vitals = host.vitals(lease=lease)
+    host.now += patience
+    assert vitals.health() == WELL
+    host.now += 0.1
+    reason = f"the loop has been stuck for {patience:.0f} s"
+    assert vitals.health() == Health(is_alive=False, is_ready=False, reasons=(reason,))
+    vitals.ticked_at = host.now
+    assert vitals.health() == WELL
+
+
+def test_every_reason_is_given(host: Host) -> None:
+    vitals = host.vitals()
+    host.now, host.heartbeat.age, vitals.is_stopping = host.now + 100, 100.0, True
+    for slot in host.slots:
+        slot.child = None
+    health = vitals.health()
+    assert (health.is_alive, health.is_ready) == (False, False)
+    assert [reason.split(maxsplit=2)[:2] for reason in health.reasons] == [
+        ["the", "loop"],
+        ["no", "heartbeat"],
+        ["no", "slot"],
+        ["stopping"],
+    ]
