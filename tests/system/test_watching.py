@@ -71,7 +71,7 @@ def test_what_jobs_came_to_and_what_children_died_of_is_counted(dsn: str, conn: 
     with Door() as door, Supervised(dsn, *OPTIONS, procs=2) as supervised:
         watch = Watch(supervised)
         held = {"payload": {"door": door.path}, "max_attempts": 1}
-        for job_id in [jobs.add(conn, handler="note") for _ in range(3)]:
+        for job_id in jobs.fill(conn, 30, queue="default", handler="note"):
             jobs.wait_final(conn, job_id)
         ends = {"raise": "failed", "exit 3": "failed", "kill": "failed", "return": "completed"}
         for order, status in ends.items():
@@ -92,10 +92,10 @@ def test_what_jobs_came_to_and_what_children_died_of_is_counted(dsn: str, conn: 
         )
 
         outcomes = {tuple(labels.values()): count for labels, count in _of(found, "tasuki_jobs_total")}
-        assert outcomes == {("note", "completed"): 3, ("hold", "failed"): 3, ("hold", "completed"): 1}
+        assert outcomes == {("note", "completed"): 30, ("hold", "failed"): 3, ("hold", "completed"): 1}
         deaths = {labels["cause"]: count for labels, count in _of(found, "tasuki_child_deaths_total")}
         assert deaths == {"exit": 1, "SIGKILL": 1}
-        assert value(found, "tasuki_job_runtime_seconds_count", handler="note") == 3
+        assert value(found, "tasuki_job_runtime_seconds_count", handler="note") == 30
         assert value(found, "tasuki_job_wait_seconds_count", handler="hold") == 4
         assert (value(found, "tasuki_slots"), value(found, "tasuki_jobs_running")) == (2, 1)
         text = Path(__file__).parents[2].joinpath("docs", "operations.md").read_text(encoding="utf-8")
@@ -111,14 +111,14 @@ def _of(found: Samples, name: str) -> list[tuple[dict[str, str], float]]:
 
 
 def _is_settled(found: Samples) -> bool:
-    """Whether seven jobs are on record and one runs, as the supervisor counts and as the database does.
+    """Whether 34 jobs are on record and one runs, as the supervisor counts and as the database does.
 
     A job that was given back since no child had come up for it was leased once more, and that is on record too.
     """
     figures = {(name, *(label for _, label in sorted(labels))): figure for (name, labels), figure in found.items()}
     applied = figures.get(("tasuki_finish_verdicts_total", "applied"), 0)
     return (
-        applied >= 7
+        applied >= 34
         and figures["tasuki_leased_jobs_total",] == applied + 1
         and figures.get(("tasuki_queue_jobs", "default", "running")) == 1
         and figures.get(("tasuki_unknown_handler_jobs",)) == 1
@@ -135,6 +135,7 @@ def test_it_is_not_ready_while_the_database_is_away_and_then_again(dsn: str, con
             assert value(watch.metrics(), "tasuki_heartbeat_age_seconds") > 1.5
         watch.until_ready()
         assert watch.is_alive
+        wait_until(lambda: value(watch.metrics(), "tasuki_loop_lag_seconds") < 1, "that the loop comes round")
         assert supervised.stop() == 0
 
 
