@@ -10,10 +10,22 @@ import pytest
 from tasuki_mp.config import RunConfig
 from tasuki_mp.supervisor import clock
 from tasuki_mp.supervisor.http import Health
-from tasuki_mp.supervisor.metrics import Metrics
+from tasuki_mp.supervisor.metrics import Gauges, Metrics
 from tasuki_mp.supervisor.vitals import Vitals
 
 WELL = Health(is_alive=True, is_ready=True)
+
+
+class FakeSlot:
+    """Has a child that serves, and may have others that run their last job."""
+
+    def __init__(self) -> None:
+        self.child: SimpleNamespace | None = SimpleNamespace(inflight={})
+        self.leaving: list[SimpleNamespace] = []
+
+    @property
+    def children(self) -> list[SimpleNamespace]:
+        return [*self.leaving, *([self.child] if self.child else [])]
 
 
 class Host:
@@ -22,13 +34,24 @@ class Host:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr(clock, "now", lambda: self.now)
-        self.slots = [SimpleNamespace(child=SimpleNamespace(inflight={})) for _ in range(2)]
+        self.slots = [FakeSlot() for _ in range(2)]
         self.heartbeat = SimpleNamespace(age=0.0)
 
     def vitals(self, *, lease: float = 60.0) -> Vitals:
         flow: Any = self
-        self.dispatcher = SimpleNamespace(slots=self.slots)
+        self.dispatcher = Dispatched(self.slots)
+        self.outbox = [None] * 3
         return Vitals(RunConfig(app="a:app", dsn="", procs=2, memory_limit=0, lease=lease), flow, Metrics())
+
+
+class Dispatched:
+    """Four jobs wait here for a slot."""
+
+    def __init__(self, slots: list[FakeSlot]) -> None:
+        self.slots = slots
+
+    def __len__(self) -> int:
+        return 4
 
 
 @pytest.fixture
@@ -88,3 +111,14 @@ def test_every_reason_is_given(host: Host) -> None:
         ["no", "slot"],
         ["stopping"],
     ]
+
+
+def test_a_job_is_counted_that_runs_in_a_child_whose_place_another_has_taken(host: Host) -> None:
+    vitals = host.vitals()
+    assert host.slots[0].child is not None
+    host.slots[0].child.inflight = {(1, 1): "runs", (2, 1): "waits in the pipe"}
+    host.slots[1].leaving = [SimpleNamespace(inflight={(3, 1): "runs"}), SimpleNamespace(inflight={})]
+    host.now, host.heartbeat.age = host.now + 1, 2.0
+    assert vitals.gauges() == Gauges(slots=2, children=2, running=2, ready=4, outbox=3, heartbeat_age=2.0, loop_lag=1.0)
+    host.slots[0].child = None
+    assert vitals.gauges().children == 1
