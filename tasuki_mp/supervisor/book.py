@@ -63,12 +63,27 @@ class LeaseBook:
                 if self.get(key) is not None:
                     del self._held[key[0]]
 
-    def unassign(self, key: Key) -> bool:
-        """No child has this lease's frame any more; False if the lease is not ours any more either."""
-        held = self.get(key)
-        if held is not None:
-            held.child = None
-        return held is not None
+    def confirm(self, leases: Iterable[Lease]) -> list[Lease]:
+        """Take note of leases that came a second time under their number; returns those of which that is true."""
+        with self._lock:
+            known = []
+            for lease in leases:
+                if (held := self.get(lease.key)) is not None:
+                    held.trusted_from = max(held.trusted_from, lease.sent_at)
+                    held.is_noted = False
+                    known.append(lease)
+            return known
+
+    def unassign(self, lease: Lease) -> bool:
+        """No child has this lease's frame any more; False if the lease is not ours any more either.
+
+        A later one under the same number, from a database that lost commits, is another lease.
+        """
+        held = self.get(lease.key)
+        if held is None or held.lease is not lease:
+            return False
+        held.child = None
+        return True
 
     def ids(self) -> list[int]:
         """The ids of all jobs in the book."""

@@ -164,7 +164,10 @@ class Dispatcher:
 
     def _line_up_first(self, leases: list[Lease]) -> None:
         now = clock.now()
-        leases = [lease for lease in leases if self._book.unassign(lease.key)]
+        ours = [lease for lease in leases if self._book.unassign(lease)]
+        if len(ours) < len(leases):
+            self.blocked -= {lease.id for lease in leases} - {lease.id for lease in ours}
+            leases = ours
         if self.is_quiescing:
             for lease in leases:
                 self._settle(lease, NotStarted())

@@ -19,6 +19,7 @@ from tasuki_mp.outcome import (
     ErrorInfo,
     ErrorKind,
     Interrupted,
+    NotStarted,
     Outcome,
     Policy,
     Raised,
@@ -49,7 +50,7 @@ from tasuki_mp.supervisor.stopping import Stopping
 from tasuki_mp.supervisor.usage import Used, usage_json
 
 TRUST_MARGIN = 1.0
-"""Seconds before a lease's end when it is no longer trusted."""
+"""Seconds before a lease's end when it is no longer trusted; a quarter of a lease that is shorter than four of them."""
 _DEFAULT_POLICY = Policy()
 
 
@@ -78,6 +79,7 @@ class Flow:
         failed: tasks.Failed,
     ) -> None:
         self.book = LeaseBook(lease_for=lease_for)
+        self._lease_for = lease_for
         self.estimates = Estimates()
         self.dispatcher = Dispatcher(
             self.book,
@@ -138,8 +140,6 @@ class Flow:
             facts = lease.facts(None if place is None else place[0].index)
             logs.event(logging.WARNING, "job leased again while held, older run is stopped", **facts)
             self._drop(lease.key)
-            if self.dispatcher.child_running(lease.key) is not None:
-                self.dispatcher.blocked.add(lease.id)
 
     def found_nothing(self) -> None:
         self._maybe_idle()
@@ -252,12 +252,11 @@ class Flow:
     def kill_untrusted(self) -> None:
         """Kill the jobs whose lease can't be trusted any more, of handlers that asked for that (`fence="kill"`)."""
         now = clock.now()
+        margin = min(TRUST_MARGIN, self._lease_for / 4)
         for slot in self.dispatcher.slots:
             for child in slot.children:
                 for key, lease in list(child.inflight.items()):
-                    if self._policy(lease).fence == "kill" and not self.book.is_trusted(
-                        key, at=now, margin=TRUST_MARGIN
-                    ):
+                    if self._policy(lease).fence == "kill" and not self.book.is_trusted(key, at=now, margin=margin):
                         self.stopping.kill(key, Interrupted())
 
     def ask_all_to_stop(self) -> None:
@@ -300,6 +299,8 @@ class Flow:
     def _drop(self, key: Key) -> None:
         """This lease is not ours any more: stop its job and forget whatever comes of it."""
         self.stopping.drop(key)
+        if self.dispatcher.child_running(key) is not None:
+            self.dispatcher.blocked.add(key[0])  # should we lease it again, before it is dead
         self.deadlines.forget(key)
         self.book.remove([key])
 
@@ -324,7 +325,7 @@ class Flow:
         self.stopping.ended(key)
         outcome = self.deadlines.ended(key, outcome, ran_for=ran_for)
         self.dispatcher.blocked.discard(lease.id)
-        if not self.book.unassign(key):
+        if not self.book.unassign(lease):
             if spool is not None:
                 spool.close()
             return  # the lease was lost while it ran: somebody else decides
@@ -341,6 +342,8 @@ class Flow:
 
     def _settle_unrun(self, lease: Lease, outcome: Outcome) -> None:
         if lease.key in self.book:
+            if isinstance(outcome, Interrupted):  # it was in the way of what interrupts jobs, and had not begun
+                outcome = NotStarted()
             usage = usage_json(waited=lease.waited)
             settled, checkpoint = self._decide(lease, outcome), _to_keep(lease, None)
             self.outbox.put(Entry(lease, settled, usage, None, clock.now(), checkpoint))

@@ -1,6 +1,6 @@
 """How the supervisor is: its health and its gauges, served over HTTP if that is wanted.
 
-Everything here may be called in the HTTP server's threads, so it reads single values only.
+Everything here may be called in the HTTP server's threads, so it reads single values and copies only.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ class Vitals:
 
     def gauges(self) -> Gauges:
         """What is counted at this moment."""
-        children = [slot.child for slot in self._flow.dispatcher.slots]
+        slots = self._flow.dispatcher.slots
         return Gauges(
-            slots=len(children),
-            children=sum(1 for child in children if child),
-            running=sum(1 for child in children if child and child.inflight),
+            slots=len(slots),
+            children=sum(1 for slot in slots if slot.child),
+            # Not only those that serve: one that is replaced may run its last job for long.
+            running=sum(1 for slot in slots for child in slot.children if child.inflight),
             ready=len(self._flow.dispatcher),
             outbox=len(self._flow.outbox),
             heartbeat_age=self._flow.heartbeat.age,

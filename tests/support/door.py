@@ -68,6 +68,12 @@ def once(door: str, ctx: Context) -> str:
     return hold.function(door, ctx)
 
 
+@app.handler(max_attempts=5, fence="kill")
+def fenced(door: str, ctx: Context) -> str:
+    """The same, to be killed as soon as its lease can't be trusted any more."""
+    return hold.function(door, ctx)
+
+
 @app.handler
 def note(text: str = "") -> str:
     """Return at once."""

@@ -144,6 +144,29 @@ def test_an_outage_longer_than_the_lease_costs_nothing(dsn: str, conn: Conn) -> 
     invariants.check(conn, ids)
 
 
+def test_at_the_end_of_trust_only_what_asked_for_it_is_killed(dsn: str, conn: Conn) -> None:
+    with Door() as door, Supervised(dsn, "--lease", "3s", procs=2) as supervised:
+        ids = [jobs.add(conn, handler=handler, payload={"door": door.path}) for handler in ("hold", "fenced")]
+        held, fenced = sorted((door.visitor(), door.visitor()), key=lambda visitor: visitor.job)
+        with outages.outage(dsn, conn):
+            supervised.event("heartbeat failed")
+            fenced.tell("print still here")
+            wait_gone(fenced.pid)
+            held.tell("print still here")
+        again = door.visitor()
+        assert (again.job, again.attempt, again.lease_no) == (fenced.job, 1, 2)
+        for visitor in (held, again):
+            visitor.tell("return in the light")
+        rows = [jobs.wait_final(conn, job_id) for job_id in ids]
+        assert [(row["status"], row["attempt"], row["lease_no"]) for row in rows] == [
+            ("completed", 1, 1),
+            ("completed", 1, 2),
+        ]
+        assert [(past["kind"], past["lease_no"]) for past in jobs.history(conn, fenced.job)] == [("release", 1)]
+        assert supervised.stop() == 0
+    invariants.check(conn, ids)
+
+
 def test_a_black_hole_longer_than_the_lease_costs_nothing(dsn: str, conn: Conn) -> None:
     """No packet comes back and no connection is closed: only our own clocks can tell."""
     with (

@@ -272,6 +272,17 @@ def test_a_job_that_is_given_out_again_while_held_is_told() -> None:
     assert book.add([lease(1, lease_no=2)]) == [lease(1, lease_no=1)]
 
 
+def test_a_lease_that_comes_again_under_its_number_is_trusted_anew_and_its_row_knows_nothing_of_its_run() -> None:
+    book = LeaseBook(lease_for=60)
+    book.add([lease(1, sent_at=100.0)])
+    book.renewed([(1, 1)], sent_at=100.0, noted=[(1, 1)])
+    assert book.confirm([lease(1, sent_at=150.0), lease(1, lease_no=2), lease(2)]) == [lease(1, sent_at=150.0)]
+    held = book.get((1, 1))
+    assert held is not None
+    assert (held.trusted_from, held.is_noted) == (150.0, False)
+    assert (2, 1) not in book
+
+
 def test_beats_come_for_every_lease_in_the_order_of_ids() -> None:
     book = LeaseBook(lease_for=60)
     book.add([lease(3), lease(1), lease(2)])
