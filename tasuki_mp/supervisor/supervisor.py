@@ -58,6 +58,7 @@ from tasuki_mp.supervisor.stacks import stacks
 from tasuki_mp.supervisor.tails import tails
 from tasuki_mp.supervisor.ticker import Ticker
 from tasuki_mp.supervisor.vitals import Vitals
+from tasuki_mp.supervisor.voice import Voice
 
 START_TRIES: Final = 5
 """Failures in a row to start a child, before there ever was one, after which the supervisor gives up."""
@@ -194,12 +195,14 @@ class Supervisor:
         lease_link, finish_link, upkeep_link = (
             Link(config.dsn, name=name, timeout=timeout) for name in ("lease", "finish", "upkeep")
         )
+        voice = Voice(is_wanted=config.notify)
         flow.outbox = Outbox(
             finish_link,
             Alone(config.dsn, owner=me.owner),
             owner=me.owner,
             bound=2 * READY_MOST + 10 * config.procs,
             events=flow,
+            voice=voice,
             metrics=self._metrics,
             hooks=self._hooks,
         )
@@ -222,6 +225,7 @@ class Supervisor:
             queues=queues,
             book=flow.book,
             events=flow,
+            voice=voice,
             metrics=self._metrics,
             hooks=self._hooks,
         )
@@ -232,6 +236,7 @@ class Supervisor:
             release_unknown=leaser.release_unknown,
             look_everywhere=leaser.look_everywhere,
             sweep=flow.closer.sweep,
+            voice=voice,
             hooks=self._hooks,
         )
         self._commands = Commands(
@@ -261,6 +266,7 @@ class Supervisor:
                 owner=me.owner,
                 infos=hello.schedules,
                 handlers=handlers,
+                voice=voice,
                 hooks=self._hooks,
             )
         if self._reload is not None:
@@ -270,6 +276,7 @@ class Supervisor:
                 link=upkeep_link,
                 rescuer=rescuer,
                 scheduler=self._scheduler,
+                voice=voice,
                 has_own_queues=bool(config.queues),
             )
         try:
@@ -277,7 +284,11 @@ class Supervisor:
             await upkeep_link.call(upkeep.register, me)
             await upkeep_link.call(upkeep.register_handlers, hello.handlers, hello.app_version)
             if self._scheduler is not None:
-                await upkeep_link.call(schedules.register, hello.schedules, hello.app_version)
+                await voice.send(
+                    lambda notify: upkeep_link.call(
+                        schedules.register, hello.schedules, hello.app_version, notify=notify
+                    )
+                )
         except (UnavailableError, psycopg.Error) as error:
             raise DatabaseError(f"the database can't be used: {in_words(error)}") from error
         self._vitals.start()

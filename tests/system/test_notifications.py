@@ -1,17 +1,27 @@
-"""What supervisors do with notifications, which anybody who may connect can send."""
+"""What supervisors do with notifications, which anybody may send; which they send; and what if none can be sent."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+import pytest
 
+from tasuki_mp import embedded
+from tasuki_mp.migrate import migrate
 from tests.support import invariants, jobs, outages
 from tests.support.hooked import Supervised
+from tests.support.listening import heard, listening
+from tests.support.postgres import temporary_folder
+from tests.support.waiting import wait_until
 
 Conn = psycopg.Connection[Any]
 
 CHANNELS = ("tasuki_job", "tasuki_cancel", "tasuki_command", "tasuki_schedule")
+FOLLOWING = "tests.support.following:app"
 MALFORMED = (
     "",
     " ",
@@ -44,3 +54,112 @@ def test_a_supervisor_survives_whatever_is_notified_and_goes_on_listening(dsn: s
         assert outages.backend(conn, "tasuki-mp listener") == listener
         assert supervised.stop() == 0
     invariants.check(conn, [job_id])
+
+
+# ── those that a supervisor sends ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("option", ["--notify", "--no-notify"])
+def test_with_no_notify_nobody_hears_of_a_job_that_is_due_again_or_is_waited_for(
+    dsn: str, conn: Conn, option: str
+) -> None:
+    with listening(dsn, "tasuki_job") as listener:
+        for channel in (*CHANNELS, "tasuki_done", "tasuki_batch"):
+            listener.execute(f"LISTEN {channel}")
+        with Supervised(dsn, option, "--poll", "50ms", app=FOLLOWING) as supervised:
+            supervised.started()
+            heard(listener, "tasuki_job")
+            with conn.transaction():
+                again = jobs.add(conn, handler="ask", payload={"count": 1, "end": "snooze"})
+                alone = jobs.add(conn, handler="chain", payload={"left": 1})
+                conn.execute("INSERT INTO tasuki.waiter (job_id) VALUES (%s)", (again,))
+            for job_id in (again, alone):
+                assert jobs.wait_final(conn, job_id)["status"] == "completed"
+            assert supervised.stop() == 0
+        told = set(heard(listener, "tasuki_job"))
+    if option == "--notify":
+        assert told >= {"default 0", "leaves 0", str(again)}
+    else:
+        assert told == set()
+
+
+# ── those that can't be sent ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[str]:
+    """The dsn of a server whose queue of notifications is the smallest that there can be, half a megabyte."""
+    folder = temporary_folder("tasuki-mp-small-")
+    try:
+        with embedded.start(folder, fsync=False, settings={"max_notify_queue_pages": "64"}) as server:
+            migrate(server.dsn)
+            yield server.dsn
+        assert server.wait_stopped()
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def full_queue(dsn: str) -> Iterator[None]:
+    """While somebody listens in an open transaction, nothing leaves the queue, and nothing more goes in."""
+    with psycopg.connect(dsn) as idle, psycopg.connect(dsn, autocommit=True) as conn:
+        idle.execute("LISTEN whatever")
+        idle.commit()
+        idle.execute("SELECT 1")
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded):  # noqa: PT012 -- one of them, not known which
+            while True:
+                conn.execute("SELECT pg_notify('whatever', repeat('x', 7999))")
+        # What was left of the last page is too little for the shortest.
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded):  # noqa: PT012
+            while True:
+                conn.execute("NOTIFY whatever")
+        yield
+
+
+def room_again(conn: Conn) -> None:
+    """Wait until the queue is empty: whoever asks how full it is clears it up."""
+    wait_until(lambda: conn.execute("SELECT pg_notification_queue_usage() < 0.5").fetchone() == (True,))
+
+
+def test_a_full_queue_of_notifications_fails_no_job(small: str) -> None:
+    with (
+        psycopg.connect(small, autocommit=True) as conn,
+        Supervised(small, "--poll", "50ms", app=FOLLOWING, procs=2) as supervised,
+    ):
+        supervised.started()
+        with full_queue(small):
+            with conn.transaction():
+                ids = [jobs.add(conn, handler="ask", payload={"count": 2, "end": "snooze"}) for _ in range(5)]
+                ids += [jobs.add(conn, handler="chain", payload={"left": 2}) for _ in range(3)]
+                for job_id in ids:
+                    conn.execute("INSERT INTO tasuki.waiter (job_id) VALUES (%s)", (job_id,))
+            for job_id in ids:
+                row = jobs.wait_final(conn, job_id)
+                assert (row["status"], row["error"], row["attempt"]) == ("completed", None, 1)
+        room_again(conn)
+        assert supervised.stop() == 0
+        warnings = [event for event in supervised.rest() if event.get("level") in {"warning", "error"}]
+        assert [warning["event"] for warning in warnings] == ["notifications refused, none sent for now"]
+        invariants.check(conn, ids)
+
+
+def test_an_outcome_that_the_database_itself_would_tell_of_waits_for_room_in_a_full_queue(small: str) -> None:
+    """A key that becomes free is told by a trigger, whatever the supervisor says."""
+    with (
+        psycopg.connect(small, autocommit=True) as conn,
+        Supervised(small, "--poll", "50ms", "--queue", "keyed", "--queue", "default", app=FOLLOWING) as supervised,
+    ):
+        conn.execute("SELECT tasuki.limit_queue('keyed', null, 1)")
+        supervised.started()
+        with full_queue(small):
+            first = jobs.add(conn, handler="chain", queue="keyed", key="k", payload={"left": 0})
+            second = jobs.add(conn, handler="chain", payload={"left": 0})
+            supervised.event("finish failed, will send again")
+            assert jobs.wait_final(conn, second)["status"] == "completed"
+            supervised.event("finish failed, will send again")
+            assert jobs.status(conn, first) == "running"
+        room_again(conn)
+        row = jobs.wait_final(conn, first)
+        assert (row["status"], row["error"], row["attempt"]) == ("completed", None, 1)
+        assert supervised.stop() == 0
+        invariants.check(conn, [first, second])
