@@ -126,9 +126,10 @@ class Scheduler:
         return max(0.0, min(until_tick, self._look_at - clock.now()))
 
     async def _look(self) -> None:
+        # Before it: a change that is told of meanwhile may not be in what is read.
+        self._look_at = clock.now() + LOOK_EVERY
         now, mine = await self._upkeep_link.call(schedules.look_own, names=self._names, handlers=self._handlers)
         self._synchronise(now)
-        self._look_at = clock.now() + LOOK_EVERY
         self._next = {}
         for each in mine:
             self._expect(each)

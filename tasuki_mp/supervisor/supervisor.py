@@ -39,6 +39,7 @@ from tasuki_mp.supervisor.dispatch import READY_MOST
 from tasuki_mp.supervisor.drain import Drain
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
+from tasuki_mp.supervisor.hints import Hints
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.housekeeper import Housekeeper
 from tasuki_mp.supervisor.keeper import Keeper
@@ -134,6 +135,8 @@ class Supervisor:
         self._drain: Drain | None = None
         self._scheduler: Scheduler | None = None
         """None if it fires no schedules: a program that ends when nothing is left must not make more."""
+        self._cancel_hints = Hints(self._beat_now)
+        self._schedule_hints = Hints(self._schedules_may_have_changed)
         self._reload: Reload | None = None
         if config.reload:
             show = None if config.log_format == "json" else self._show_import
@@ -329,6 +332,8 @@ class Supervisor:
             await self._scheduler.stop()
         await self._quiesce()
         await listener.stop()  # only now: what still runs can be canceled, and asked where it is
+        self._cancel_hints.stop()
+        self._schedule_hints.stop()
         await rescuer.stop()
         await self._commands.stop()
         await housekeeper.stop()
@@ -432,20 +437,26 @@ class Supervisor:
         self._leaser.hint_ahead(queue=queue)
 
     def cancel_hinted(self) -> None:
-        self._flow.heartbeat.beat_now()
+        self._cancel_hints.hint()
 
     def command_hinted(self) -> None:
         self._commands.hint()
 
     def schedules_hinted(self) -> None:
-        if self._scheduler is not None:
-            self._scheduler.hint()
+        self._schedule_hints.hint()
 
     def notifications_missed(self) -> None:
-        self.schedules_hinted()
+        self._schedules_may_have_changed()
         self._commands.hint()
         self._leaser.look_everywhere()
         self._flow.heartbeat.beat_now()
+
+    def _beat_now(self) -> None:
+        self._flow.heartbeat.beat_now()
+
+    def _schedules_may_have_changed(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.hint()
 
     def _start_failed(self, slot: Slot, error: Exception, failures: int) -> None:
         if self._reload is not None and isinstance(error, ImportFailedError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from tasuki_mp import embedded
 from tasuki_mp.migrate import migrate
+from tasuki_mp.supervisor.hints import BURST, PER_SECOND
 from tests.support import invariants, jobs, outages
+from tests.support.door import Door
 from tests.support.hooked import Supervised
 from tests.support.listening import heard, listening
 from tests.support.postgres import temporary_folder
@@ -54,6 +57,29 @@ def test_a_supervisor_survives_whatever_is_notified_and_goes_on_listening(dsn: s
         assert outages.backend(conn, "tasuki-mp listener") == listener
         assert supervised.stop() == 0
     invariants.check(conn, [job_id])
+
+
+def test_a_flood_makes_few_heartbeats_and_a_cancel_in_it_is_heard(dsn: str, conn: Conn) -> None:
+    conn.execute("CREATE SEQUENCE beats")
+    conn.execute(
+        """CREATE FUNCTION count_beat() RETURNS trigger LANGUAGE plpgsql
+           AS $$ BEGIN PERFORM nextval('beats'); RETURN new; END $$"""
+    )
+    conn.execute("CREATE TRIGGER beat BEFORE UPDATE ON tasuki.supervisor FOR EACH ROW EXECUTE FUNCTION count_beat()")
+    with Door() as door, Supervised(dsn, "--poll", "10m") as supervised:
+        job_id = jobs.add(conn, handler="hold", payload={"door": door.path})
+        door.visitor().ask("watch")
+        (owner,) = conn.execute("SELECT owner::text FROM tasuki.supervisor").fetchone() or ("",)
+        began = time.monotonic()
+        for _ in range(2000):
+            conn.execute("SELECT pg_notify('tasuki_cancel', %s), pg_notify('tasuki_schedule', '')", (owner,))
+        jobs.cancel(conn, job_id)
+        assert jobs.wait_final(conn, job_id)["status"] == "canceled"
+        took = time.monotonic() - began
+        (beats,) = conn.execute("SELECT last_value FROM beats").fetchone() or (0,)
+        assert supervised.stop() == 0
+    # Some of its own come beside them: at the start, for a job that has just begun, and the round of the rescuer.
+    assert beats <= BURST + PER_SECOND * took + 10
 
 
 # ── those that a supervisor sends ─────────────────────────────────────────────────────────────────────────────────────
