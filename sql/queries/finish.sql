@@ -146,7 +146,8 @@ told as materialized (
   select pg_notify('tasuki_done', job_id::text)
   from locked
   where
-    job_id is not null
+    %(notify)s::boolean
+    and job_id is not null
     and kind in ('completed', 'failed', 'canceled')
     and job_id = any(array(select w.job_id from tasuki.waiter as w))
 )

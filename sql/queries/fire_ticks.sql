@@ -58,7 +58,7 @@ told as materialized (
     select distinct s.queue
     from ticked as t
     join tasuki.schedule as s on s.name = t.schedule
-    where t.verdict = 'fired' and s.jitter = 0
+    where %(notify)s::boolean and t.verdict = 'fired' and s.jitter = 0
   ) as due
 )
 select ticked.schedule, ticked.tick, ticked.verdict, ticked.job_id, (select count(*) from told) as told

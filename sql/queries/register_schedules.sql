@@ -49,7 +49,7 @@ with written as (
   returning s.name
 ),
 told as materialized (
-  select pg_notify('tasuki_schedule', '') from written limit 1
+  select pg_notify('tasuki_schedule', '') from written where %(notify)s::boolean limit 1
 )
 select written.name, (select count(*) from told) as told
 from written

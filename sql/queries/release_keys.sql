@@ -53,7 +53,8 @@ freed as (
   update tasuki.job set held_by = null where id = any(array(select id from first))
 ),
 told as materialized (
-  select pg_notify('tasuki_job', queue || ' 0') from (select distinct queue from first) as due
+  select pg_notify('tasuki_job', queue || ' 0')
+  from (select distinct queue from first where %(notify)s::boolean) as due
 )
 select
   (select count(*) from looked_at) as looked_at,

@@ -20,7 +20,9 @@ _SET_SCHEDULE: Final = sql.query("set_schedule")
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-def finish_alone(conn: Connection, *, owner: UUID, item: FinishItem, followups: Iterable[JobRow]) -> Finished:
+def finish_alone(
+    conn: Connection, *, owner: UUID, item: FinishItem, followups: Iterable[JobRow], notify: bool = True
+) -> Finished:
     """Write down how an attempt ended and insert its follow-up jobs: both, or neither unless the verdict is `applied`.
 
     The attempt comes first, so that a job may enqueue its own unique key again. Raises DatabaseError, ConflictError for
@@ -29,7 +31,7 @@ def finish_alone(conn: Connection, *, owner: UUID, item: FinishItem, followups: 
     with conn.transaction():
         row = conn.execute(_SCHEDULE, {"id": item.id}).fetchone()
         schedule = row[0] if row is not None else None
-        finished = work.finish_one(conn, owner=owner, item=item)
+        finished = work.finish_one(conn, owner=owner, item=item, notify=notify)
         # A snooze may have become a cancel.
         if finished.verdict == "applied" and finished.kind in {"completed", "snooze"}:
             if schedule is not None:
@@ -37,5 +39,5 @@ def finish_alone(conn: Connection, *, owner: UUID, item: FinishItem, followups: 
                 followups = (msgspec.structs.replace(each, schedule=schedule) for each in followups)
             intake = bulk.Intake(followups)
             if intake:
-                bulk.insert(conn, intake, is_ours=True)
+                bulk.insert(conn, intake, is_ours=True, is_told=notify)
     return finished

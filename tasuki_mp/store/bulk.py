@@ -53,8 +53,13 @@ class Intake:
             raise produce.explain(error) from error
 
 
-def insert(connection: Connection, intake: Intake, *, is_ours: bool, batch_id: int | None = None) -> Copied:
-    """Insert all rows; what came of it. Raises DatabaseError, and whatever the rows' maker raises."""
+def insert(
+    connection: Connection, intake: Intake, *, is_ours: bool, batch_id: int | None = None, is_told: bool = True
+) -> Copied:
+    """Insert all rows; what came of it. Raises DatabaseError, and whatever the rows' maker raises.
+
+    `is_told` says whether supervisors are to be notified.
+    """
     copied = Copied(batch_id)
     # Drawing ids begins the caller's transaction if it has to be begun, so that what follows is a savepoint in it; in
     # autocommit, what follows is a transaction.
@@ -74,7 +79,7 @@ def insert(connection: Connection, intake: Intake, *, is_ours: bool, batch_id: i
                 _copy_in(connection, copied, iter(chunk), draw, intake)
         with intake.explained():
             take_steps(connection, copied.rest())
-        if copied.tell_parameters:
+        if is_told and copied.tell_parameters:
             with intake.explained():
                 cursor(connection).execute(copying.TELL, copied.tell_parameters)
     return copied

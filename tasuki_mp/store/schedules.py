@@ -119,7 +119,9 @@ class TickInfo(msgspec.Struct, frozen=True, kw_only=True):
     result: str | None
 
 
-def register_parameters(infos: Sequence[ScheduleInfo], *, source: Source, version: str = "") -> dict[str, Any]:
+def register_parameters(
+    infos: Sequence[ScheduleInfo], *, source: Source, version: str = "", notify: bool = True
+) -> dict[str, Any]:
     """The parameters of REGISTER."""
     infos = sorted(infos, key=lambda info: info.name)
     times = [info.times for info in infos]
@@ -127,6 +129,7 @@ def register_parameters(infos: Sequence[ScheduleInfo], *, source: Source, versio
     return {
         "source": source,
         "version": version,
+        "notify": notify,
         "names": [info.name for info in infos],
         "timetables": [each.timetable for each in times],
         "tzs": [each.tz for each in times],
@@ -147,10 +150,10 @@ def register_parameters(infos: Sequence[ScheduleInfo], *, source: Source, versio
     }
 
 
-async def register(conn: AsyncConnection, infos: Sequence[ScheduleInfo], version: str) -> None:
+async def register(conn: AsyncConnection, infos: Sequence[ScheduleInfo], version: str, *, notify: bool = True) -> None:
     """Remember the schedules of an application. The newest start wins."""
     if infos:
-        await conn.execute(REGISTER, register_parameters(infos, source="app", version=version))
+        await conn.execute(REGISTER, register_parameters(infos, source="app", version=version, notify=notify))
 
 
 async def look_own(
@@ -169,6 +172,7 @@ async def fire(
     names: Sequence[str],
     before_commit: Callable[[], None] = lambda: None,
     now: datetime | None = None,
+    notify: bool = True,
 ) -> Fired:
     """Decide the due ticks of these schedules, as far as nobody else is about it: each of them once in the whole fleet.
 
@@ -180,7 +184,7 @@ async def fire(
         if not rows:
             return Fired(None, [], [])
         at: datetime = rows[0][0]
-        decided, parameters = _decided(rows, owner)
+        decided, parameters = _decided(rows, owner, notify=notify)
         if parameters is None:
             return Fired(at, decided, [])
         cursor = await conn.execute(_FIRE, parameters)
@@ -195,7 +199,7 @@ def fire_own(
     """The same for all that an application with these schedules and handlers has to mind, in the caller's transaction."""
     own = [row[1] for row in (yield Step(_LOOK_OWN, {"names": list(names), "handlers": list(handlers)}))]
     rows = yield Step(_TAKE, {"names": [name for name in own if name is not None], "now": now})
-    _, parameters = _decided(rows, owner)
+    _, parameters = _decided(rows, owner, notify=True)
     return [] if parameters is None else [Ticked(*row[:4]) for row in (yield Step(_FIRE, parameters))]
 
 
@@ -244,7 +248,7 @@ def pause(name: str, *, is_paused: bool) -> Steps[bool]:
     return bool((yield Step(_PAUSE, {"name": name, "is_paused": is_paused})))
 
 
-def _decided(rows: Sequence[tuple[Any, ...]], owner: UUID) -> tuple[list[Mine], dict[str, Any] | None]:
+def _decided(rows: Sequence[tuple[Any, ...]], owner: UUID, *, notify: bool) -> tuple[list[Mine], dict[str, Any] | None]:
     """Schedules that were taken, as they stand when their due ticks are decided; and what FIRE is told, if there are any."""
     decided: list[Mine] = []
     ticks: list[tuple[str, datetime, TickVerdict, int]] = []
@@ -263,7 +267,8 @@ def _decided(rows: Sequence[tuple[Any, ...]], owner: UUID) -> tuple[list[Mine], 
     if not ticks:
         return decided, None
     columns = ("schedules", "ticks", "verdicts", "passed_overs")
-    return decided, {"owner": owner, **dict(zip(columns, map(list, zip(*ticks, strict=True)), strict=True))}
+    parameters = dict(zip(columns, map(list, zip(*ticks, strict=True)), strict=True))
+    return decided, {"owner": owner, "notify": notify, **parameters}
 
 
 def _mine(row: tuple[Any, ...]) -> Mine:

@@ -204,12 +204,13 @@ async def release_held(
     return int(await _value(conn, _RELEASE_HELD, {"handlers": list(handlers), "most": limit, "notify": notify}))
 
 
-async def release_keys(conn: AsyncConnection, *, limit: int = KEYS_BATCH) -> int:
+async def release_keys(conn: AsyncConnection, *, limit: int = KEYS_BATCH, notify: bool = True) -> int:
     """Let go of the first job held for its key, of each key that runs less often than it may; returns how many."""
     let_go: int = 0
     queue = key = ""
     while True:
-        cursor = await conn.execute(_RELEASE_KEYS, {"queue": queue, "key": key, "most": limit})
+        place = {"queue": queue, "key": key, "most": limit, "notify": notify}
+        cursor = await conn.execute(_RELEASE_KEYS, place)
         looked_at, freed, queue, key, _ = await cursor.fetchone() or (0, 0, "", "", 0)
         let_go += int(freed)
         if looked_at < limit:

@@ -34,13 +34,13 @@ class Alone:
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._pause = FIRST_PAUSE
 
-    async def finish(self, item: FinishItem, followups: Callable[[], Iterable[JobRow]]) -> Finished:
+    async def finish(self, item: FinishItem, followups: Callable[[], Iterable[JobRow]], *, notify: bool) -> Finished:
         """Write it down; see `finish_alone`.
 
         Raises UnavailableError when the connection failed, psycopg's error when the database refused, ConflictError, and
         what `followups` raises.
         """
-        finished = await asyncio.to_thread(self._finish, item, followups)
+        finished = await asyncio.to_thread(self._finish, item, followups, notify)
         self._pause = FIRST_PAUSE
         return finished
 
@@ -55,13 +55,13 @@ class Alone:
         if connection is not None:
             cut(connection)
 
-    def _finish(self, item: FinishItem, followups: Callable[[], Iterable[JobRow]]) -> Finished:
+    def _finish(self, item: FinishItem, followups: Callable[[], Iterable[JobRow]], notify: bool) -> Finished:
         connection = self._connection
         try:
             if connection is None or connection.closed:
                 connection = connect(self._dsn, name="finish alone", lock_timeout=LOCK_TIMEOUT)
                 self._connection = connection
-            return finish_alone(connection, owner=self._owner, item=item, followups=followups())
+            return finish_alone(connection, owner=self._owner, item=item, followups=followups(), notify=notify)
         except (psycopg.Error, DatabaseError) as raised:
             error = raised.__cause__ if isinstance(raised, DatabaseError) else raised
             if not isinstance(error, psycopg.Error):

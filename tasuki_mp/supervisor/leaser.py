@@ -30,6 +30,7 @@ from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.stride import Stride
 from tasuki_mp.supervisor.tokens import Tokens
+from tasuki_mp.supervisor.voice import Voice
 from tasuki_mp.supervisor.watermark import Position, Watermarks
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -78,6 +79,7 @@ class Leaser:
         queues: Mapping[str, int],
         book: LeaseBook,
         events: LeaserEvents,
+        voice: Voice,
         metrics: Metrics,
         hooks: Hooks,
     ) -> None:
@@ -89,6 +91,7 @@ class Leaser:
         self._queues = list(queues)
         self._book = book
         self._events = events
+        self._voice = voice
         self._metrics = metrics
         self._hooks = hooks
         self._stride = Stride(queues)
@@ -194,12 +197,11 @@ class Leaser:
 
     async def release_unknown(self) -> int:
         """Give back rows of ours that are not in the book: leases whose reply was lost. Never while one is in flight."""
+        return await self._voice.send(lambda notify: self._link.call(self._release_unknown, notify=notify))
 
-        return await self._link.call(self._release_unknown)
-
-    async def _release_unknown(self, connection: Connection) -> int:
+    async def _release_unknown(self, connection: Connection, *, notify: bool) -> int:
         # The book is read when it is this call's turn on the connection: no lease is between the database and it then.
-        return await work.release_unknown(connection, owner=self._owner, known=self._book.ids())
+        return await work.release_unknown(connection, owner=self._owner, known=self._book.ids(), notify=notify)
 
     async def _lease_for_ever(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -24,6 +25,8 @@ CANCEL_CHANNEL: Final = "tasuki_cancel"
 COMMAND_CHANNEL: Final = "tasuki_command"
 SCHEDULE_CHANNEL: Final = "tasuki_schedule"
 LONGEST_PAUSE: Final = 30.0
+_MILLISECONDS: Final = re.compile("[0-9]{1,11}")
+"""What is a number for `isdigit` need be none for `int`: there are digits like the small two of a square."""
 
 
 class ListenerEvents(Protocol):
@@ -91,7 +94,7 @@ class Listener:
                 queue, _, back = payload.rpartition(" ")
                 if queue and back == "ahead":
                     self._events.jobs_ahead(queue)
-                elif queue and back.isdigit() and len(back) < 12:
+                elif queue and _MILLISECONDS.fullmatch(back):
                     self._events.jobs_hinted(queue, int(back) / 1000)
             case "tasuki_cancel" if payload == self._owner:
                 self._events.cancel_hinted()

@@ -30,6 +30,7 @@ from tasuki_mp.supervisor.alone import Alone
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.metrics import Metrics
+from tasuki_mp.supervisor.voice import Voice, is_queue_full
 
 Key = tuple[int, int]
 
@@ -110,6 +111,7 @@ class Outbox:
         owner: UUID,
         bound: int,
         events: OutboxEvents,
+        voice: Voice,
         metrics: Metrics,
         hooks: Hooks,
     ) -> None:
@@ -118,6 +120,7 @@ class Outbox:
         self._owner = owner
         self._bound = bound
         self._events = events
+        self._voice = voice
         self._metrics = metrics
         self._hooks = hooks
         self._entries: dict[Key, Entry] = {}
@@ -245,15 +248,19 @@ class Outbox:
         self._hooks.reach("before_finish")
         try:
             spool = entry.spool
-            done = await self._alone.finish(
-                _item(entry, clock.now()), lambda: entry.followups if spool is None else spool.rows()
+            done = await self._voice.send(
+                lambda notify: self._alone.finish(
+                    _item(entry, clock.now()),
+                    lambda: entry.followups if spool is None else spool.rows(),
+                    notify=notify,
+                )
             )
         except (ConflictError, SpoolError) as error:
             self._fail(entry, ErrorKind.ERROR, type(error).__name__, f"a follow-up job was refused: {error}")
         except psycopg.Error as error:
             if error.sqlstate == "23514" and not error.diag.constraint_name:
                 await self._link.call(upkeep.ensure_partitions)
-            elif not _is_poisonous(error):
+            elif not _is_poisonous(error) or is_queue_full(error):
                 raise
             else:
                 self._unstorable(entry, error)
@@ -278,7 +285,9 @@ class Outbox:
         started = clock.now()
         items = [_item(entry, started, entry.followups) for entry in batch]
         try:
-            verdicts = await self._link.call(work.finish, owner=self._owner, items=items)
+            verdicts = await self._voice.send(
+                lambda notify: self._link.call(work.finish, owner=self._owner, items=items, notify=notify)
+            )
         except psycopg.Error as error:
             await self._refused(batch, error)
             return
@@ -338,6 +347,9 @@ class Outbox:
                 await self._flush(batch[:middle])
             finally:  # one that nothing can mend must not keep the others back
                 await self._flush(batch[middle:])
+        elif is_queue_full(error):
+            # One of the database's own functions notifies, for a key that is free: nothing is wrong with the entry.
+            raise UnavailableError(in_words(error)) from error
         elif batch[0].checkpoint:
             await self._flush([self._without_checkpoint(batch[0], error)])
         else:

@@ -27,6 +27,7 @@ from tasuki_mp.supervisor.leaser import Leaser
 from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.rescue import Rescuer
 from tasuki_mp.supervisor.scheduler import Scheduler
+from tasuki_mp.supervisor.voice import Voice
 
 if TYPE_CHECKING:
     from watchfiles import Change
@@ -113,6 +114,7 @@ class Reload:
         link: Link,
         rescuer: Rescuer,
         scheduler: Scheduler | None,
+        voice: Voice,
         has_own_queues: bool,
     ) -> None:
         """From now on, tell these parts what handlers and schedules there are.
@@ -134,7 +136,9 @@ class Reload:
                 await link.call(upkeep.register, row)
                 await link.call(upkeep.register_handlers, news.handlers, news.app_version)
                 if scheduler is not None:
-                    await link.call(schedules.register, news.schedules, news.app_version)
+                    await voice.send(
+                        lambda notify: link.call(schedules.register, news.schedules, news.app_version, notify=notify)
+                    )
                     scheduler.mind(news.schedules, names)
             except (UnavailableError, psycopg.Error) as error:
                 logs.event(logging.WARNING, "the changed handlers were not written down", error=in_words(error))

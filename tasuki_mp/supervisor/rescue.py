@@ -24,6 +24,7 @@ from tasuki_mp.supervisor.heartbeat import Heartbeat
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.identity import is_provably_gone
 from tasuki_mp.supervisor.link import Link, UnavailableError
+from tasuki_mp.supervisor.voice import Voice
 
 BATCH: Final = 500
 HOLD_EVERY: Final = 30.0
@@ -53,6 +54,7 @@ class Rescuer:
         release_unknown: Callable[[], Awaitable[int]],
         look_everywhere: Callable[[], None],
         sweep: Callable[[], Awaitable[None]],
+        voice: Voice,
         hooks: Hooks,
     ) -> None:
         self._link = link
@@ -62,6 +64,7 @@ class Rescuer:
         self._release_unknown = release_unknown
         self._look_everywhere = look_everywhere
         self._sweep = sweep
+        self._voice = voice
         self._hooks = hooks
         self._held_at = float("-inf")
         self._partitions_at = clock.now()
@@ -131,7 +134,9 @@ class Rescuer:
         self._hooks.reach("before_rescue")
         owners = [other.owner for other in others]
         while True:
-            rescued = await self._link.call(work.rescue, owners=owners, is_gone=is_gone, limit=BATCH)
+            rescued = await self._voice.send(
+                lambda notify: self._link.call(work.rescue, owners=owners, is_gone=is_gone, limit=BATCH, notify=notify)
+            )
             for job in rescued:
                 logs.event(
                     logging.WARNING,
@@ -162,13 +167,15 @@ class Rescuer:
         if held:
             logs.event(logging.WARNING, "jobs of unknown handlers held", jobs=held)
         let_go = 0
-        while taken := await self._link.call(upkeep.release_held, handlers=self.row.handlers):
+        while taken := await self._voice.send(
+            lambda notify: self._link.call(upkeep.release_held, handlers=self.row.handlers, notify=notify)
+        ):
             let_go += taken
         if let_go:
             logs.event(logging.INFO, "held jobs let go", jobs=let_go)
             self._look_everywhere()
 
     async def _free_keys(self) -> None:
-        if freed := await self._link.call(upkeep.release_keys):
+        if freed := await self._voice.send(lambda notify: self._link.call(upkeep.release_keys, notify=notify)):
             logs.event(logging.INFO, "jobs held for a free key let go", jobs=freed)
         await self._link.call(upkeep.end_claim, KEYS)

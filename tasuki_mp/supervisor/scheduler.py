@@ -26,6 +26,7 @@ from tasuki_mp.store.words import in_words
 from tasuki_mp.supervisor import clock, tasks
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.link import AsyncConnection, Link, UnavailableError
+from tasuki_mp.supervisor.voice import Voice
 
 LOOK_EVERY: Final = 30.0
 """Seconds after which the schedules are read again, should a notification of a change be lost."""
@@ -49,11 +50,13 @@ class Scheduler:
         owner: UUID,
         infos: Sequence[ScheduleInfo],
         handlers: Sequence[str],
+        voice: Voice,
         hooks: Hooks,
     ) -> None:
         self._link = link  # opened when there is something to fire
         self._upkeep_link = upkeep_link
         self._owner = owner
+        self._voice = voice
         self._hooks = hooks
         self._next: dict[str, datetime] = {}
         """When each schedule ticks next, as far as is known."""
@@ -123,9 +126,10 @@ class Scheduler:
         return max(0.0, min(until_tick, self._look_at - clock.now()))
 
     async def _look(self) -> None:
+        # Before it: a change that is told of meanwhile may not be in what is read.
+        self._look_at = clock.now() + LOOK_EVERY
         now, mine = await self._upkeep_link.call(schedules.look_own, names=self._names, handlers=self._handlers)
         self._synchronise(now)
-        self._look_at = clock.now() + LOOK_EVERY
         self._next = {}
         for each in mine:
             self._expect(each)
@@ -146,7 +150,7 @@ class Scheduler:
 
     async def _fire(self, names: Sequence[str]) -> None:
         try:
-            fired = await self._link.call(self._fire_in_time, names)
+            fired = await self._voice.send(lambda notify: self._link.call(self._fire_in_time, names, notify=notify))
         except (psycopg.Error, ScheduleError) as error:
             if len(names) == 1:
                 logs.event(logging.ERROR, "tick can't be fired", schedule=names[0], error=in_words(error))
@@ -175,9 +179,13 @@ class Scheduler:
                 job=tick.job_id,
             )
 
-    async def _fire_in_time(self, connection: AsyncConnection, names: Sequence[str]) -> Fired:
+    async def _fire_in_time(self, connection: AsyncConnection, names: Sequence[str], *, notify: bool) -> Fired:
         return await schedules.fire(
-            connection, owner=self._owner, names=names, before_commit=lambda: self._hooks.reach("before_tick_commit")
+            connection,
+            owner=self._owner,
+            names=names,
+            before_commit=lambda: self._hooks.reach("before_tick_commit"),
+            notify=notify,
         )
 
     def _synchronise(self, now: datetime) -> None:

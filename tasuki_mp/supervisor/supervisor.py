@@ -39,6 +39,7 @@ from tasuki_mp.supervisor.dispatch import READY_MOST
 from tasuki_mp.supervisor.drain import Drain
 from tasuki_mp.supervisor.flow import Flow
 from tasuki_mp.supervisor.heartbeat import Heartbeat
+from tasuki_mp.supervisor.hints import Hints
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.housekeeper import Housekeeper
 from tasuki_mp.supervisor.keeper import Keeper
@@ -58,6 +59,7 @@ from tasuki_mp.supervisor.stacks import stacks
 from tasuki_mp.supervisor.tails import tails
 from tasuki_mp.supervisor.ticker import Ticker
 from tasuki_mp.supervisor.vitals import Vitals
+from tasuki_mp.supervisor.voice import Voice
 
 START_TRIES: Final = 5
 """Failures in a row to start a child, before there ever was one, after which the supervisor gives up."""
@@ -137,6 +139,8 @@ class Supervisor:
         self._drain: Drain | None = None
         self._scheduler: Scheduler | None = None
         """None if it fires no schedules: a program that ends when nothing is left must not make more."""
+        self._cancel_hints = Hints(self._beat_now)
+        self._schedule_hints = Hints(self._schedules_may_have_changed)
         self._reload: Reload | None = None
         if config.reload:
             show = None if config.log_format == "json" else self._show_import
@@ -202,12 +206,14 @@ class Supervisor:
         lease_link, finish_link, upkeep_link = (
             Link(config.dsn, name=name, timeout=timeout) for name in ("lease", "finish", "upkeep")
         )
+        voice = Voice(is_wanted=config.notify)
         flow.outbox = Outbox(
             finish_link,
             Alone(config.dsn, owner=me.owner),
             owner=me.owner,
             bound=2 * READY_MOST + 10 * config.procs,
             events=flow,
+            voice=voice,
             metrics=self._metrics,
             hooks=self._hooks,
         )
@@ -230,6 +236,7 @@ class Supervisor:
             queues=queues,
             book=flow.book,
             events=flow,
+            voice=voice,
             metrics=self._metrics,
             hooks=self._hooks,
         )
@@ -240,6 +247,7 @@ class Supervisor:
             release_unknown=leaser.release_unknown,
             look_everywhere=leaser.look_everywhere,
             sweep=flow.closer.sweep,
+            voice=voice,
             hooks=self._hooks,
         )
         self._commands = Commands(
@@ -269,6 +277,7 @@ class Supervisor:
                 owner=me.owner,
                 infos=hello.schedules,
                 handlers=handlers,
+                voice=voice,
                 hooks=self._hooks,
             )
         if self._reload is not None:
@@ -278,6 +287,7 @@ class Supervisor:
                 link=upkeep_link,
                 rescuer=rescuer,
                 scheduler=self._scheduler,
+                voice=voice,
                 has_own_queues=bool(config.queues),
             )
         try:
@@ -286,7 +296,11 @@ class Supervisor:
             await upkeep_link.call(upkeep.register_handlers, hello.handlers, hello.app_version)
             namesakes = await upkeep_link.call(upkeep.same_handlers, me)
             if self._scheduler is not None:
-                await upkeep_link.call(schedules.register, hello.schedules, hello.app_version)
+                await voice.send(
+                    lambda notify: upkeep_link.call(
+                        schedules.register, hello.schedules, hello.app_version, notify=notify
+                    )
+                )
         except (UnavailableError, psycopg.Error) as error:
             raise DatabaseError(f"the database can't be used: {in_words(error)}") from error
         for other in namesakes:
@@ -336,6 +350,8 @@ class Supervisor:
             await self._scheduler.stop()
         await self._quiesce()
         await listener.stop()  # only now: what still runs can be canceled, and asked where it is
+        self._cancel_hints.stop()
+        self._schedule_hints.stop()
         await rescuer.stop()
         await self._commands.stop()
         await housekeeper.stop()
@@ -439,20 +455,26 @@ class Supervisor:
         self._leaser.hint_ahead(queue=queue)
 
     def cancel_hinted(self) -> None:
-        self._flow.heartbeat.beat_now()
+        self._cancel_hints.hint()
 
     def command_hinted(self) -> None:
         self._commands.hint()
 
     def schedules_hinted(self) -> None:
-        if self._scheduler is not None:
-            self._scheduler.hint()
+        self._schedule_hints.hint()
 
     def notifications_missed(self) -> None:
-        self.schedules_hinted()
+        self._schedules_may_have_changed()
         self._commands.hint()
         self._leaser.look_everywhere()
         self._flow.heartbeat.beat_now()
+
+    def _beat_now(self) -> None:
+        self._flow.heartbeat.beat_now()
+
+    def _schedules_may_have_changed(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.hint()
 
     def _start_failed(self, slot: Slot, error: Exception, failures: int) -> None:
         if self._reload is not None and isinstance(error, ImportFailedError):

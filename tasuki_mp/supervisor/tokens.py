@@ -22,6 +22,11 @@ class Tokens:
         self._tokens -= 1
         return True
 
+    def wait(self, now: float) -> float:
+        """Seconds until there is a token, if none is taken meanwhile."""
+        since = 0.0 if self._at is None else now - self._at
+        return max(0.0, (1 - self._tokens) / self._per_second - since)
+
     def give_back(self) -> None:
         """The last reaction found work, so it costs nothing."""
         self._tokens = min(self._burst, self._tokens + 1)

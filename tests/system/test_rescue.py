@@ -20,6 +20,7 @@ from tasuki_mp.supervisor.heartbeat import Heartbeat
 from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.link import Link, UnavailableError
 from tasuki_mp.supervisor.rescue import Rescuer, has_served_quarantine
+from tasuki_mp.supervisor.voice import Voice
 from tests.support import invariants, jobs, outages
 from tests.support.door import Door
 from tests.support.holder import Holder
@@ -49,6 +50,7 @@ class Party:
             heartbeat=self.heartbeat,
             release_unknown=self._release_unknown,
             sweep=_nothing,
+            voice=Voice(is_wanted=True),
             look_everywhere=lambda: None,
             hooks=Hooks(),
         )

@@ -23,6 +23,7 @@ from tasuki_mp.supervisor.leaser import Leaser, LeaserEvents
 from tasuki_mp.supervisor.link import Link
 from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.rescue import Rescuer
+from tasuki_mp.supervisor.voice import Voice
 
 POLL = 0.05
 
@@ -72,6 +73,7 @@ def leaser_on(link: Link, events: LeaserEvents, *, poll: float = POLL, procs: in
         queues={"a": 1},
         book=LeaseBook(lease_for=60),
         events=events,
+        voice=Voice(is_wanted=True),
         metrics=Metrics(),
         hooks=Hooks(),
     )
@@ -326,6 +328,7 @@ def test_jobs_of_unknown_handlers_are_held_as_long_as_the_head_is_full_of_them(f
             release_unknown=nothing,
             look_everywhere=lambda: None,
             sweep=swept,
+            voice=Voice(is_wanted=True),
             hooks=hooks,
         )
         await rescuer.look_around()

@@ -15,6 +15,7 @@ from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.link import Link
 from tasuki_mp.supervisor.metrics import Metrics
 from tasuki_mp.supervisor.outbox import Entry, Outbox
+from tasuki_mp.supervisor.voice import Voice
 from tests.unit.test_leaser import a_lease
 
 
@@ -64,6 +65,7 @@ def flushed(*kinds: SettledKind, bound: int) -> Told:
             owner=uuid4(),
             bound=bound,
             events=told,
+            voice=Voice(is_wanted=True),
             metrics=Metrics(),
             hooks=Hooks(),
         )

@@ -16,6 +16,7 @@ from tasuki_mp.supervisor.hooks import Hooks
 from tasuki_mp.supervisor.leaser import Leaser
 from tasuki_mp.supervisor.link import Link
 from tasuki_mp.supervisor.metrics import Metrics
+from tasuki_mp.supervisor.voice import Voice
 
 
 class NoRoom:
@@ -52,6 +53,7 @@ def test_a_leaser_that_is_woken_while_it_is_stopped(
             queues={"a": 1},
             book=LeaseBook(lease_for=60),
             events=NoRoom(),
+            voice=Voice(is_wanted=True),
             metrics=Metrics(),
             hooks=Hooks(),
         )

@@ -9,7 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tasuki_mp import store
+from tasuki_mp import schedule, store
+from tasuki_mp.job import JobRow
+from tasuki_mp.store import schedules, upkeep
 from tests.support import jobs
 from tests.support.holder import Holder, item
 
@@ -19,9 +21,9 @@ Heard = Callable[[], list[str]]
 
 @pytest.fixture
 def heard(dsn: str, conn: Conn) -> Iterator[Heard]:
-    """The payloads that have come over both channels since the last call."""
+    """The payloads that have come over these channels since the last call."""
     with psycopg.connect(dsn, autocommit=True) as listener:
-        listener.execute("LISTEN tasuki_job; LISTEN tasuki_cancel")
+        listener.execute("LISTEN tasuki_job; LISTEN tasuki_cancel; LISTEN tasuki_schedule; LISTEN tasuki_done")
 
         def payloads() -> list[str]:
             conn.execute("NOTIFY tasuki_job, 'that is all'")
@@ -100,6 +102,26 @@ def test_it_can_be_switched_off(conn: Conn, one: Holder, two: Holder, heard: Hea
     one.call(store.release_unknown, owner=one.owner, known=[lost.id], notify=False)
     two.call(store.rescue, owners=[one.owner], is_gone=True, limit=5, notify=False)
     assert [jobs.status(conn, lease.id) for lease in (released, unknown, lost)] == ["pending"] * 3
+    assert heard() == []
+
+
+def test_so_can_those_of_handlers_keys_schedules_and_of_jobs_that_are_waited_for(
+    conn: Conn, one: Holder, heard: Heard
+) -> None:
+    """Whoever waits for a job's end looks now and then as well."""
+    jobs.fill(conn, 1)
+    lease = one.lease_one()
+    conn.execute("INSERT INTO tasuki.waiter (job_id) VALUES (%s)", (lease.id,))
+    jobs.add(conn, held_by="handler")
+    jobs.add(conn, held_by="key", key="k")
+    often = schedule.info("often", "every 1m", JobRow(queue="default", handler="work", payload="{}"))
+    assert one.call(store.finish, owner=one.owner, items=[item(lease, "completed")], notify=False)
+    assert one.call(store.release_held, handlers=["work"], notify=False) == 1
+    assert one.call(upkeep.release_keys, notify=False) == 1
+    one.call(schedules.register, infos=[often], version="1", notify=False)
+    conn.execute("UPDATE tasuki.schedule SET decided_until = now() - interval '90 s'")
+    fired = one.call(schedules.fire, owner=one.owner, names=["often"], notify=False)
+    assert [tick.verdict for tick in fired.ticks] == ["fired"]
     assert heard() == []
 
 
