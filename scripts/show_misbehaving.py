@@ -177,8 +177,7 @@ def _pills(row: tuple[Any, ...] | None) -> tuple[str, bool]:
 
 def _throughput(conn: psycopg.Connection[Any], *, pills: int) -> float:
     """Innocent jobs a second, from the start of the first to the end of the last."""
-    for _ in range(pills):
-        jobs.app.enqueue(jobs.pill.job(), conn)
+    culprits = [jobs.app.enqueue(jobs.pill.job(), conn).id for _ in range(pills)]
     ids = list(jobs.app.enqueue_many((jobs.innocent.job(n) for n in range(PILLS * INNOCENT_A_PILL)), conn))
 
     def seconds() -> float | None:
@@ -190,7 +189,10 @@ def _throughput(conn: psycopg.Connection[Any], *, pills: int) -> float:
         ).fetchone()
         return float(row[0]) if row is not None and row[1] == len(ids) else None
 
-    wait(lambda: seconds() is not None, PATIENCE)
+    def left() -> list[tuple[Any, ...]]:
+        return conn.execute("SELECT id FROM tasuki.job WHERE id = any(%s)", [culprits]).fetchall()
+
+    wait(lambda: seconds() is not None and not left(), PATIENCE)
     took = seconds()
     return 0.0 if took is None else len(ids) / took
 
