@@ -24,6 +24,12 @@ PATIENCE: Final = 60.0
 WHOLE_WITHIN: Final = 1.0
 """Seconds from the culprit's end to a full set of children; half of it is what a busy machine adds."""
 
+PAIRS: Final = 3
+INNOCENT_A_PILL: Final = 200
+PILLS: Final = 2
+LEAST_SHARE: Final = 0.9
+"""What innocent jobs keep of their throughput while others crash again and again."""
+
 FRESH: Final = "new child"
 KEPT: Final = "child kept"
 CULPRITS: Final = (
@@ -73,6 +79,7 @@ def misbehaving(promise: Promise) -> None:
                 for culprit, wanted, child in CULPRITS:
                     _one(conn, runner, promise, culprit, wanted, child)
                 _innocents(conn, promise)
+                _beside_pills(conn, promise)
 
                 def left() -> list[host.Process]:
                     spared = needed | _children(runner)
@@ -150,6 +157,44 @@ def _innocents(conn: psycopg.Connection[Any], promise: Promise) -> None:
     wait(lambda: ended()[0] == wanted, PATIENCE)
     done = ended()[1]
     promise("innocent neighbours completed at their first attempt", str(wanted), done, done == wanted)
+
+
+def _beside_pills(conn: psycopg.Connection[Any], promise: Promise) -> None:
+    """The same innocent jobs with pills and without, in turns."""
+    shares = sorted(_throughput(conn, pills=PILLS) / _throughput(conn, pills=0) for _ in range(PAIRS))
+    median = shares[PAIRS // 2]
+    seen = f"{median:.2f} ({shares[0]:.2f} to {shares[-1]:.2f})"
+    name = f"throughput left beside a poison pill for every {INNOCENT_A_PILL} jobs"
+    promise(name, f"{LEAST_SHARE:.2f}", seen, median >= LEAST_SHARE)
+    row = conn.execute("SELECT count(*), min(crashes), max(crashes) FROM tasuki.job_archive WHERE handler = 'pill'")
+    promise("pills, and how often each has killed its process", "3 times", *_pills(row.fetchone()))
+
+
+def _pills(row: tuple[Any, ...] | None) -> tuple[str, bool]:
+    count, least, most = row or (0, 0, 0)
+    return f"{count} pills, {least} to {most} times", (count, least, most) == (PAIRS * PILLS, 3, 3)
+
+
+def _throughput(conn: psycopg.Connection[Any], *, pills: int) -> float:
+    """Innocent jobs a second, from the start of the first to the end of the last."""
+    culprits = [jobs.app.enqueue(jobs.pill.job(), conn).id for _ in range(pills)]
+    ids = list(jobs.app.enqueue_many((jobs.innocent.job(n) for n in range(PILLS * INNOCENT_A_PILL)), conn))
+
+    def seconds() -> float | None:
+        row = conn.execute(
+            """SELECT extract(epoch FROM max(finished_at) - min(started_at))::float8,
+                      count(*) FILTER (WHERE handler = 'innocent')
+                 FROM tasuki.job_archive WHERE id = any(%s) AND status = 'completed'""",
+            [ids],
+        ).fetchone()
+        return float(row[0]) if row is not None and row[1] == len(ids) else None
+
+    def left() -> list[tuple[Any, ...]]:
+        return conn.execute("SELECT id FROM tasuki.job WHERE id = any(%s)", [culprits]).fetchall()
+
+    wait(lambda: seconds() is not None and not left(), PATIENCE)
+    took = seconds()
+    return 0.0 if took is None else len(ids) / took
 
 
 def _needed(runner: Runner) -> frozenset[int]:

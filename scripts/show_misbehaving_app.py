@@ -1,4 +1,4 @@
-"""Twenty handlers that nobody should write, and an innocent one that runs beside them."""
+"""Twenty handlers that nobody should write, one that does it again and again, and an innocent one beside them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from tasuki_mp import Tasuki
+from tasuki_mp import Backoff, Tasuki
 
 app = Tasuki()
 _KEPT: list[Any] = []
@@ -127,6 +127,12 @@ def change_signals() -> str:
 
 @app.handler(max_attempts=1)
 def segfault() -> None:
+    ctypes.string_at(0)
+
+
+@app.handler(max_attempts=20, backoff=Backoff(factor=0))
+def pill() -> None:
+    """Again and again, as often as it may."""
     ctypes.string_at(0)
 
 
