@@ -354,7 +354,7 @@ class Leaser:
     def _take_in(self, leases: list[Lease]) -> list[Lease]:
         # A database that lost our lease gives out its number again: that is what the job runs under, or has ended under.
         for lease in (again := self._book.confirm(leases)):
-            logs.event(logging.WARNING, "job leased again under the same number, its run goes on", job=lease.id)
+            logs.event(logging.WARNING, "job leased again under the same number, its run goes on", **lease.facts())
         if again:
             leases = [lease for lease in leases if lease not in again]
         # Into the book before the connection is free again: whoever looks for unknown rows of ours must know these.

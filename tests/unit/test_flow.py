@@ -30,6 +30,8 @@ POLICIES = {"waits": Policy(), "fenced": Policy(fence="kill")}
 class FakeChild:
     """Takes whatever it is sent; the first of it runs, and what waits behind can be taken back."""
 
+    slot = 0
+
     place = NOWHERE
     pid = 1
     state = None
@@ -80,6 +82,7 @@ class Stage:
     """A flow with so many slots, whose leases last a minute from `time` on."""
 
     def __init__(self, procs: int = 1, *, lease_for: float = 60.0) -> None:
+        self.errors: list[BaseException] = []
         self.flow = Flow(
             lease_for=lease_for,
             memory_limit=1 << 40,
@@ -89,6 +92,7 @@ class Stage:
             on_idle=lambda: None,
             on_hello=lambda _: None,
             on_start_failed=lambda *_: None,
+            failed=self.errors.append,
         )
         self.slots = [FakeSlot(index) for index in range(procs)]
         self.outbox = FakeOutbox()
