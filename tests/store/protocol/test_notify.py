@@ -119,8 +119,9 @@ def test_so_can_those_of_handlers_keys_schedules_and_of_jobs_that_are_waited_for
     assert one.call(store.release_held, handlers=["work"], notify=False) == 1
     assert one.call(upkeep.release_keys, notify=False) == 1
     one.call(schedules.register, infos=[often], version="1", notify=False)
-    conn.execute("UPDATE tasuki.schedule SET decided_until = now() - interval '90 s'")
-    fired = one.call(schedules.fire, owner=one.owner, names=["often"], notify=False)
+    now = datetime(2030, 1, 1, 0, 1, 10, tzinfo=UTC)
+    conn.execute("UPDATE tasuki.schedule SET decided_until = %s", (now - timedelta(seconds=60),))
+    fired = one.call(schedules.fire, owner=one.owner, names=["often"], now=now, notify=False)
     assert [tick.verdict for tick in fired.ticks] == ["fired"]
     assert heard() == []
 
