@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 
 from scripts.bench import meter, statements, steady
-from scripts.bench.figures import Pair
+from scripts.bench.figures import CPU_RATIO, Pair
 from scripts.bench.stage import Stage
 from scripts.harness import host
 from scripts.harness.waiting import wait
@@ -33,9 +33,10 @@ def backlog(stage: Stage, *, jobs: int, small: int = SMALL) -> Callable[[], Pair
     def measure() -> Pair:
         _fill_up(other.conn, small)
         _fill_up(stage.conn, small)
-        few = steady.head_rate(other, small)
-        many = steady.head_rate(stage, small)
-        return Pair(many, few, many / few, {"due jobs": float(jobs)})
+        few, spent = steady.head_rate(other, small)
+        many, spent_of_many = steady.head_rate(stage, small)
+        extra = {"due jobs": float(jobs), CPU_RATIO: spent / spent_of_many}
+        return Pair(many, few, many / few, extra)
 
     return measure
 
@@ -55,13 +56,14 @@ def unknown(
     def measure() -> Pair:
         _fill_up(other.conn, small)
         _fill_up(stage.conn, small)
-        without = steady.head_rate(other, jobs)
+        without, spent = steady.head_rate(other, jobs)
         with statements.logged(stage.conn, stage.server_log) as log:
-            behind_them = steady.head_rate(stage, jobs)
+            behind_them, spent_behind = steady.head_rate(stage, jobs)
             slowest = max(each.ms for each in log.statements() if each.text.startswith(LEASE))
         stage.conn.execute("DELETE FROM tasuki.job WHERE handler = 'noop'")
         share, server = _idle(stage, seconds)
         extra = {
+            CPU_RATIO: spent / spent_behind,
             "idle, share of a core": share,
             "idle, share of a core with the server's": share + server,
             "longest lease, ms": slowest,

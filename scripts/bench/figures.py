@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -12,6 +12,9 @@ HEAD: Final = """\
 | name | what | tasuki-mp | reference | ratio | goal | pairs, steal | measured beside it |
 | --- | --- | --- | --- | --- | --- | --- | --- |"""
 """Of the table that `Row.as_markdown` makes the rows of."""
+
+CPU_RATIO: Final = "ratio of CPU times for a job"
+"""The reference's to ours, all processes and the server's: on a noisy machine it says more than that of the rates."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,12 @@ class Row:
             f"  ours       {_spread(self.each('ours'))} {self.unit}",
             f"  reference  {_spread(self.each('reference'))} {self.unit}  ({self.reference})",
             f"  ratio      {reached}",
-            *(f"  {key}: {_spread(self.also(key))}" for key in self.pairs[0].extra),
+            *(f"  {key}: {_spread(self.also(key))}" for key in self._keys()),
         ]
 
     def as_markdown(self) -> str:
         """A row of the table in docs/benchmarks.md."""
-        extra = "; ".join(f"{key}: {_number(statistics.median(self.also(key)))}" for key in self.pairs[0].extra)
+        extra = "; ".join(f"{key}: {_number(statistics.median(self.also(key)))}" for key in self._keys())
         cells = [
             f"`{self.name}`",
             self.what,
@@ -92,6 +95,10 @@ class Row:
             extra,
         ]
         return f"| {' | '.join(cells)} |"
+
+    def _keys(self) -> Iterable[str]:
+        """Of what else there is; older results may lack some."""
+        return dict.fromkeys(key for pair in self.pairs for key in pair.extra)
 
     def _ratios(self) -> str:
         ratios = self.each("ratio")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from scripts.bench import app
-from scripts.bench.figures import Pair
+from scripts.bench.figures import CPU_RATIO, Pair
 from scripts.bench.stage import Stage
 from scripts.harness.runner import ROOT
 
@@ -39,19 +39,19 @@ def cpu(stage: Stage, *, ms: float, seconds: float) -> Callable[[], Pair]:
     sizes = [size for size in CHUNK_SIZES if size * stage.procs * 4 <= jobs] or CHUNK_SIZES[:1]
     sample = max(2 * stage.procs * sizes[-1], jobs // 10)
     trials = [{size: pool_seconds(stage.procs, [steps] * sample, size)[0] for size in sizes} for _ in range(TRIALS)]
-    best = min(sizes, key=lambda size: statistics.median(trial[size] for trial in trials))
+    middles = {size: statistics.median(trial[size] for trial in trials) for size in sizes}
+    best = min(sizes, key=lambda size: middles[size])
 
     def measure() -> Pair:
         _, ours = stage.run_jobs(itertools.repeat(app.burn.job(steps=steps), jobs))
         spent = stage.cpu
         chunked, bare = pool_seconds(stage.procs, [steps] * jobs, best)
-        single = chunked if best == 1 else pool_seconds(stage.procs, [steps] * jobs, 1)[0]
         extra = {
-            "ratio to chunksize 1": single / ours,
             "best chunksize": float(best),
+            "share of that with chunksize 1, in the trials": middles[best] / middles[1],
             "share of undisturbed cores": jobs * ms / 1000 / stage.procs / ours,
             "CPU time beyond the pool's for a job, all processes and the server's, µs": (spent - bare) / jobs * 1e6,
-            "ratio of CPU times": bare / spent,
+            CPU_RATIO: bare / spent,
         }
         return Pair(jobs / ours, jobs / chunked, chunked / ours, extra)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,13 +40,16 @@ class Followed:
     """The CPU time of one supervisor, its forkserver and its slots until they end; `close` before asking for it.
 
     Looks now and then from a thread of its own, since nobody tells what a process that has ended had used. What is used
-    within the last quarter of a second is not seen.
+    within the last quarter of a second is not seen. With a connection, the server's is looked at too.
     """
 
-    def __init__(self, supervisor: int, slots: int) -> None:
+    def __init__(self, supervisor: int, slots: int, server: psycopg.Connection[Any] | None = None) -> None:
         self._supervisor = supervisor
         self._slots = slots
+        self._server = server
         self._used: dict[int, float] = {}
+        self._looks: list[tuple[float, float]] = []
+        """Seconds of the wall clock, and CPU seconds of the program and the server until then."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="CPU times")
         self._thread.start()
@@ -52,6 +57,17 @@ class Followed:
     @property
     def seconds(self) -> float:
         return sum(self._used.values())
+
+    def between(self, begin: float, end: float) -> float:
+        """CPU seconds of program and server between two instants of the wall clock, as if evenly used between looks."""
+        return self._until(end) - self._until(begin)
+
+    def _until(self, instant: float) -> float:
+        if not self._looks[0][0] <= instant <= self._looks[-1][0]:
+            raise RuntimeError("there was no look before, or none after that")
+        after = bisect.bisect_left(self._looks, (instant, 0.0))
+        (t1, used1), (t2, used2) = self._looks[max(0, after - 1)], self._looks[after]
+        return used1 if t1 == t2 else used1 + (used2 - used1) * (instant - t1) / (t2 - t1)
 
     def close(self) -> None:
         self._ended.set()
@@ -66,6 +82,8 @@ class Followed:
             for pid in pids:
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended: the last time stands
                     self._used[pid] = host.own_cpu_seconds(pid)
+            if self._server is not None:
+                self._looks.append((time.time(), self.seconds + server_cpu(self._server)))
 
 
 def memory(pid: int) -> dict[str, float]:

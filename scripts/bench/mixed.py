@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from scripts.bench import app, jobs, slots
-from scripts.bench.figures import Pair
+from scripts.bench.figures import CPU_RATIO, Pair
 from scripts.bench.stage import Stage
 
 SHORT: Final = 0.001
@@ -41,7 +41,7 @@ def mixed(stage: Stage, *, seconds: float) -> Callable[[], Pair]:
             "ratio to the ideal schedule of the times that the handlers really took": own / took,
             "a bare pool's share of the ideal schedule": ideal / pool,
             "ratio to the bare pool": pool / took,
-            "ratio of CPU times, the bare pool's to ours": bare / spent,
+            f"{CPU_RATIO}, to the bare pool": bare / spent,
         }
         return Pair(count / took, count / ideal, ideal / took, extra)
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import psycopg
 
-from scripts.bench import app
+from scripts.bench import app, meter
 from scripts.bench.stage import Stage
 from scripts.harness.waiting import wait
 
@@ -107,14 +107,18 @@ def rate(times: Sequence[float], first: int, last: int) -> float:
     return (last - first) / (times[last] - times[first])
 
 
-def head_rate(stage: Stage, jobs: int) -> float:
-    """The steady rate of a supervisor started for it, over the next so many no-op jobs."""
+def head_rate(stage: Stage, jobs: int) -> tuple[float, float]:
+    """The steady rate of a supervisor started for it, over the next so many no-op jobs; and CPU seconds for each of them."""
     ids = head(stage.conn, jobs)
     if len(ids) < jobs:
         raise RuntimeError(f"only {len(ids)} of {jobs} jobs are due")
     over = window(jobs)
-    with closing(stage.supervisor()) as runner:
+    with (
+        closing(stage.supervisor()) as runner,
+        closing(meter.Followed(runner.pid, stage.procs, stage.conn)) as followed,
+    ):
         await_last(stage.conn, ids[: over.jobs])
         stage.stop(runner)
     times = ends(stage.conn, ids)
-    return rate(times, over.skip, over.jobs - 1)
+    spent = followed.between(times[over.skip], times[over.jobs - 1])
+    return rate(times, over.skip, over.jobs - 1), spent / over.measured

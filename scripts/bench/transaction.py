@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import psycopg
 
-from scripts.bench import statements, steady
-from scripts.bench.figures import Pair
+from scripts.bench import meter, statements, steady
+from scripts.bench.figures import CPU_RATIO, Pair
 from scripts.bench.stage import Stage
 
 LEASE: Final = "-- Take due jobs"
@@ -25,6 +25,7 @@ def old_transaction(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
         before, after = slice(measured, 2 * measured), slice(jobs + 2 * measured, jobs + 3 * measured - measured // 10)
         with statements.logged(stage.conn, stage.server_log) as log, psycopg.connect(stage.dsn) as holder:
             runner = stage.supervisor()
+            followed = meter.Followed(runner.pid, stage.procs, stage.conn)
             try:
                 steady.await_last(stage.conn, ids[: before.start])
                 marks = [log.mark()]
@@ -38,14 +39,18 @@ def old_transaction(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
                 stage.stop(runner)
             finally:
                 runner.close()
+                followed.close()
             leases = [
                 statements.percentile(log.statements(marks[i], marks[i + 1]), LEASE, share)
                 for i in (0, 2)
                 for share in (0.5, 0.99)
             ]
         times = steady.ends(stage.conn, ids)
-        rates = [steady.rate(times, part.start, part.stop - 1) for part in (before, after)]
+        parts = (before, after)
+        rates = [steady.rate(times, part.start, part.stop - 1) for part in parts]
+        spent = [followed.between(times[part.start], times[part.stop - 1]) / (part.stop - part.start) for part in parts]
         extra = {
+            CPU_RATIO: spent[0] / spent[1],
             "lease before, median ms": leases[0],
             "lease after, median ms": leases[2],
             "lease before, 99th percentile ms": leases[1],

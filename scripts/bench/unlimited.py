@@ -38,7 +38,7 @@ def unlimited(stage: Stage, *, jobs: int) -> Callable[[], Pair]:
             each.clear()
             steady.add_noops(each.conn, jobs)
         with ThreadPoolExecutor(2) as threads:
-            ours, bare = threads.map(steady.head_rate, both, (jobs, jobs))
+            (ours, _), (bare, _) = threads.map(steady.head_rate, both, (jobs, jobs))
         return Pair(ours, bare, ours / bare)
 
     return measure

@@ -1,10 +1,12 @@
-"""Pools of producers' connections: opened at the first use, each connection tried before it is handed out."""
+"""Pools of producers' connections: opened at the first use; no connection is handed out that has ended."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import select
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -19,8 +21,6 @@ from tasuki_mp.store.connect import PLANS
 if TYPE_CHECKING:
     from tasuki_mp.embedded import EmbeddedServer
 
-SyncPool = psycopg_pool.ConnectionPool[psycopg.Connection[tuple[Any, ...]]]
-AsyncPool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
 
 PATIENCE: Final = 10.0
 """Seconds that an enqueue waits for a connection: a restart of the server takes less."""
@@ -34,6 +34,9 @@ _SIZES: Final[dict[str, Any]] = {
     "max_idle": _IDLE,
     "timeout": PATIENCE,
 }
+
+_TRIED_EVERY: Final = 1.0
+"""Seconds for which a connection that was tried counts as one that works, unless the server has said something since."""
 
 _PARAMETERS: Final[dict[str, Any]] = {
     "autocommit": True,
@@ -60,6 +63,8 @@ def _options(dsn: str) -> str:
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
     """As producers need it, also from a pooler that takes no options and shares sessions (PgBouncer)."""
 
+    tried_at = float("-inf")
+
     @classmethod
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
         given = {**_PARAMETERS, **kwargs}
@@ -74,6 +79,8 @@ class _Connection(psycopg.Connection[tuple[Any, ...]]):
 class _AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     """The same for asyncio."""
 
+    tried_at = float("-inf")
+
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
         given = {**_PARAMETERS, **kwargs}
@@ -83,6 +90,35 @@ class _AsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             if _POOLER_REFUSED not in str(error):
                 raise
         return await super().connect(conninfo, **given, prepare_threshold=None)
+
+
+SyncPool = psycopg_pool.ConnectionPool[_Connection]
+AsyncPool = psycopg_pool.AsyncConnectionPool[_AsyncConnection]
+
+
+def _must_be_tried(connection: _Connection | _AsyncConnection) -> bool:
+    """Whether a connection may have ended since it worked. To ask the server each time would double what an enqueue takes.
+
+    A server that goes away says so, and so does the host of one that has died; of nothing else would a question tell more
+    than the statement that follows. Raises psycopg.OperationalError for one that is closed.
+    """
+    if not hasattr(select, "poll") or time.monotonic() - connection.tried_at > _TRIED_EVERY:
+        return True  # Windows has none
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _try(connection: _Connection) -> None:
+    if _must_be_tried(connection):
+        psycopg_pool.ConnectionPool.check_connection(connection)
+        connection.tried_at = time.monotonic()
+
+
+async def _try_async(connection: _AsyncConnection) -> None:
+    if _must_be_tried(connection):
+        await psycopg_pool.AsyncConnectionPool.check_connection(connection)
+        connection.tried_at = time.monotonic()
 
 
 class Pools:
@@ -132,7 +168,7 @@ class Pools:
                 pool: SyncPool = psycopg_pool.ConnectionPool(
                     dsn,
                     connection_class=_Connection,
-                    check=psycopg_pool.ConnectionPool.check_connection,
+                    check=_try,
                     open=False,
                     **_SIZES,
                 )
@@ -194,7 +230,7 @@ class AsyncPools:
         pool: AsyncPool = psycopg_pool.AsyncConnectionPool(
             dsn,
             connection_class=_AsyncConnection,
-            check=psycopg_pool.AsyncConnectionPool.check_connection,
+            check=_try_async,
             open=False,
             **_SIZES,
         )

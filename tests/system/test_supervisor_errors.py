@@ -106,26 +106,6 @@ def test_what_no_slot_can_take_is_not_leased_over_and_over(dsn: str, conn: Conn)
         assert supervised.stop() == 0
 
 
-def test_a_job_that_is_leased_again_while_it_runs_here_is_stopped_and_runs_once_more(dsn: str, conn: Conn) -> None:
-    """As by a database that has lost the commit of its lease."""
-    with Door() as door, Supervised(dsn, "--poll", "50ms", procs=2) as supervised:
-        job_id = jobs.add(conn, handler="hold", payload={"door": door.path})
-        older = door.visitor()
-        conn.execute(
-            """UPDATE tasuki.job SET status = 'pending', owner = NULL, lease_expires_at = NULL, started_at = NULL,
-               pid = NULL, slot = NULL, lease_no = lease_no + 1, scheduled_at = now() WHERE id = %s""",
-            (job_id,),
-        )
-        said = supervised.event("job leased again while held, older run is stopped", job=job_id)
-        assert (said["handler"], said["attempt"], said["slot"]) == ("hold", 1, 0)
-        older.wait_gone()
-        newer = door.visitor()
-        assert newer.lease_no == 3
-        newer.tell("return")
-        assert jobs.wait_final(conn, job_id)["attempt"] == 2
-        assert supervised.stop() == 0
-
-
 APP_WITH_A_NUL = """
 import os, signal, sys
 from tasuki_mp import Tasuki

@@ -20,11 +20,12 @@ from psycopg.rows import dict_row
 
 from tasuki_mp import AsyncClient, Client, DatabaseError, SchemaError, State
 from tasuki_mp.job import Job
-from tasuki_mp.store import produce
+from tasuki_mp.store import pool, produce
 from tests.store.producer_app import anything, app, thumbnail
 from tests.support.jobs import live
 from tests.support.listening import heard, listening
 from tests.support.postgres import Postgres, with_database
+from tests.support.proxy import FaultProxy
 from tests.support.waiting import wait_until
 
 Conn = psycopg.Connection[Any]
@@ -248,6 +249,39 @@ def test_a_connection_that_the_server_ended_is_replaced(client: Client, conn: Co
     client.enqueue(anything.job())
     assert count(conn) == 2
     assert not before & producers(conn)
+
+
+@pytest.mark.usefixtures("own_database")
+def test_a_connection_that_the_server_ended_is_replaced_in_asyncio(dsn: str, conn: Conn) -> None:
+    async def enqueue() -> None:
+        async with AsyncClient(dsn) as twin:
+            await twin.enqueue(anything.job())
+            before = producers(conn)
+            for pid in before:
+                conn.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+            await twin.enqueue(anything.job())
+            assert not before & producers(conn)
+
+    asyncio.run(enqueue())
+    assert count(conn) == 2
+
+
+def test_a_connection_that_worked_just_now_is_not_tried(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultProxy(dsn) as proxy, Client(proxy.dsn) as client:
+
+        def tries() -> int:
+            before = len(proxy.messages)
+            client.enqueue(anything.job())
+            return sum(1 for message in proxy.messages[before:] if message.tag == "Q" and message.body == b"\0")
+
+        monkeypatch.setattr(pool, "_TRIED_EVERY", 60.0)
+        for _ in range(5):
+            tries()  # each connection of the pool has been handed out by then
+        assert tries() == 0
+        monkeypatch.setattr(pool, "_TRIED_EVERY", 0.0)
+        assert tries() == 1
+        monkeypatch.setattr(pool, "_TRIED_EVERY", 60.0)
+        assert tries() == 0
 
 
 @pytest.mark.usefixtures("own_database")
