@@ -41,13 +41,14 @@ check: .venv/installed-dev ## what must hold without running: format, lint, type
 	@$(BIN)/python -m mypy tests/support tests/conftest.py
 	@$(BIN)/lint-imports
 	@$(BIN)/python scripts/dump_schema.py --check
+	@$(BIN)/python -m scripts.bench.report --check
 
 format: .venv/installed-dev ## put the sources into their canonical form
 	@$(BIN)/python -m ruff check --fix-only --quiet .
 	@$(BIN)/python -m ruff format .
 
-bench: .venv/installed-dev ## measure the program beside bare references, some twenty minutes
-	@$(BIN)/python -m scripts.bench all --pairs 3 --seconds 4 --idle 30
+bench: .venv/installed-dev ## measure the program beside bare references, less than twenty minutes
+	@$(BIN)/python -m scripts.bench all --pairs 3 --seconds 3 --idle 15
 
 bench-full: .venv/installed-dev ## all of that, the largest tables, and the peers pgqueuer and Celery
 	@$(BIN)/python -m scripts.bench full

@@ -47,6 +47,7 @@ class Followed:
         self._supervisor = supervisor
         self._slots = slots
         self._server = server
+        self._pids = [supervisor]
         self._used: dict[int, float] = {}
         self._looks: list[tuple[float, float]] = []
         """Seconds of the wall clock, and CPU seconds of the program and the server until then."""
@@ -74,16 +75,19 @@ class Followed:
         self._thread.join()
 
     def _follow(self) -> None:
-        pids = [self._supervisor]
         while not self._ended.wait(LOOK_EVERY):
-            if len(pids) < self._slots + 2:
-                forkserver = host.forkserver_of(self._supervisor)
-                pids = [self._supervisor, *([forkserver] if forkserver else []), *host.slots_of(self._supervisor)]
-            for pid in pids:
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended: the last time stands
-                    self._used[pid] = host.own_cpu_seconds(pid)
-            if self._server is not None:
-                self._looks.append((time.time(), self.seconds + server_cpu(self._server)))
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        if len(self._pids) < self._slots + 2:
+            forkserver = host.forkserver_of(self._supervisor)
+            self._pids = [self._supervisor, *([forkserver] if forkserver else []), *host.slots_of(self._supervisor)]
+        for pid in self._pids:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended: the last time stands
+                self._used[pid] = host.own_cpu_seconds(pid)
+        if self._server is not None:
+            self._looks.append((time.time(), self.seconds + server_cpu(self._server)))
 
 
 def memory(pid: int) -> dict[str, float]:
