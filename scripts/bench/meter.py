@@ -26,7 +26,11 @@ def server_cpu(conn: psycopg.Connection[Any]) -> float:
     backend = host.process(conn.info.backend_pid)
     if backend is None:
         raise RuntimeError("the server runs on another machine: its CPU time can't be read")
-    return _cpu(backend.parent) + sum(_cpu(each.pid) for each in host.children_of(backend.parent))
+    while True:  # one that ends meanwhile would count twice, or not at all
+        pids = {each.pid for each in host.children_of(backend.parent)}
+        used = _cpu(backend.parent) + sum(map(_cpu, pids))
+        if pids == {each.pid for each in host.children_of(backend.parent)}:
+            return used
 
 
 def _cpu(pid: int) -> float:

@@ -97,13 +97,14 @@ AsyncPool = psycopg_pool.AsyncConnectionPool[_AsyncConnection]
 
 
 def _must_be_tried(connection: _Connection | _AsyncConnection) -> bool:
-    """Whether a connection may have ended since it worked. To ask the server each time would double what an enqueue takes.
+    """Whether a connection may have ended since it worked. To ask the server each time is a round trip more for each enqueue.
 
-    A server that goes away says so, and so does the host of one that has died; of nothing else would a question tell more
-    than the statement that follows. Raises psycopg.OperationalError for one that is closed.
+    A server that goes away says so; one that vanishes without a word within that second is found out by the statement
+    itself. Raises psycopg.OperationalError for a connection that is closed.
     """
-    if not hasattr(select, "poll") or time.monotonic() - connection.tried_at > _TRIED_EVERY:
-        return True  # Windows has none
+    has_poll = hasattr(select, "poll")  # not on Windows
+    if not has_poll or time.monotonic() - connection.tried_at > _TRIED_EVERY:
+        return True
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
