@@ -68,7 +68,7 @@ def test_a_flood_makes_few_heartbeats_and_a_cancel_in_it_is_heard(dsn: str, conn
     conn.execute("CREATE TRIGGER beat BEFORE UPDATE ON tasuki.supervisor FOR EACH ROW EXECUTE FUNCTION count_beat()")
     with Door() as door, Supervised(dsn, "--poll", "10m") as supervised:
         job_id = jobs.add(conn, handler="hold", payload={"door": door.path})
-        door.visitor().ask("watch")
+        door.visitor()  # it stands there until `Canceled` is raised in it
         (owner,) = conn.execute("SELECT owner::text FROM tasuki.supervisor").fetchone() or ("",)
         began = time.monotonic()
         for _ in range(2000):
