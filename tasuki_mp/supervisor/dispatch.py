@@ -41,11 +41,11 @@ HANDING_OVER: Final = 0.000_020
 """Seconds that a child needs for a job beside its handler."""
 LEAST_REST: Final = 0.001
 """Seconds. A child that has less than twice that much work waiting is listened to all the time."""
-BEHIND_ONE: Final = 0.100
+READY_SECONDS: Final = 0.250
+"""Work that may wait on this host for each slot, beside what runs; jobs of more than half of it wait in the database."""
+BEHIND_ONE: Final = READY_SECONDS / 2
 """A job that takes up to so many seconds may have one more waiting behind it, so that its child need not idle while the
 supervisor hears of its end."""
-READY_SECONDS: Final = 0.250
-"""Work that may wait on this host beside what runs."""
 READY_MOST: Final = 1024
 """With twice as many, jobs that do nothing were slower by a tenth."""
 READY_BYTES: Final = 32 * 1024 * 1024
@@ -120,6 +120,13 @@ class Dispatcher:
         wanted = idle + room - waiting
         # Topping up a buffer that is still half full would make many small leases out of few large ones.
         return wanted if idle > ready or wanted * 2 > room else 0
+
+    @property
+    def job_seconds(self) -> float:
+        """What jobs take here: their average, or what all those that run have taken by now if that is more."""
+        now = clock.now()
+        runs = (child.running() for slot in self.slots for child in slot.children)
+        return max(self._estimates.overall or 0.0, min((now - run[1] for run in runs if run is not None), default=0.0))
 
     @property
     def reach(self) -> Reach:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import re
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import psycopg
@@ -76,16 +76,40 @@ class Listener:
             try:
                 connection = await connect_async(self._dsn, name="listener")
                 async with connection:
+                    connection.add_notify_handler(lambda notify: self._pass_on(notify.channel, notify.payload))
                     for channel in (JOB_CHANNEL, CANCEL_CHANNEL, COMMAND_CHANNEL, SCHEDULE_CHANNEL):
                         await connection.execute(f"LISTEN {channel}".encode())
                     pause = 0.1
                     self._events.notifications_missed()
-                    async for notification in connection.notifies():
-                        self._pass_on(notification.channel, notification.payload)
+                    await self._hear(connection)
             except psycopg.Error as error:
                 logs.event(logging.INFO, "not listening", error=in_words(error))
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _hear(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Pass on what comes, as it comes, until the connection breaks: then raise what libpq says.
+
+        `connection.notifies()` would do, but for the ten times a second that it wakes up with nothing to read.
+        """
+        loop, pgconn = asyncio.get_running_loop(), connection.pgconn
+        broken: asyncio.Future[None] = loop.create_future()
+
+        def read() -> None:
+            try:
+                pgconn.consume_input()
+                while notify := pgconn.notifies():
+                    self._pass_on(notify.relname.decode(errors="replace"), notify.extra.decode(errors="replace"))
+            except Exception as error:  # noqa: BLE001  raised where it is waited for
+                loop.remove_reader(fd)
+                broken.set_exception(error)
+
+        fd = pgconn.socket
+        loop.add_reader(fd, read)
+        try:
+            await broken
+        finally:
+            loop.remove_reader(fd)
 
     def _pass_on(self, channel: str, payload: str) -> None:
         # Anybody may notify any channel, so whatever does not look like ours is ignored.

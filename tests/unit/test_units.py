@@ -313,3 +313,18 @@ def test_quick_jobs_come_to_a_slot_by_the_handful(
     assert [place[n] for n in range(len(first))] == first
     counts = [len(slot.child.inflight) for slot in host.slots if slot.child]
     assert max(counts) - min(counts) <= 32
+
+
+def test_what_jobs_take_is_known_from_those_before_or_by_how_long_all_of_them_have_run(time: list[float]) -> None:
+    host = Host(2)
+    assert host.dispatcher.job_seconds == 0
+    host.add((1, 1))
+    time[0] += 5
+    assert host.dispatcher.job_seconds == 5
+    host.add((2, 1))
+    assert host.dispatcher.job_seconds == 0, "one that has just begun may be short"
+    host.estimates.add("h1", 3.0)
+    time[0] += 2
+    assert host.dispatcher.job_seconds == 3
+    host.end(1, 2)
+    assert host.dispatcher.job_seconds == 3
