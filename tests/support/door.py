@@ -68,9 +68,9 @@ def once(door: str, ctx: Context) -> str:
     return hold.function(door, ctx)
 
 
-@app.handler(max_attempts=5, fence="kill")
+@app.handler(max_attempts=5, fence="kill", cancel_grace=0)
 def fenced(door: str, ctx: Context) -> str:
-    """The same, to be killed as soon as its lease can't be trusted any more."""
+    """The same, to be killed at once if its lease can't be trusted any more, or it is canceled."""
     return hold.function(door, ctx)
 
 
@@ -146,7 +146,9 @@ class Door:
         sock.settimeout(TIMEOUT)
         line = b""
         while not line.endswith(b"\n"):
-            line += sock.recv(1024)
+            if not (data := sock.recv(1024)):
+                raise AssertionError("a job came to the door and died before it said who it is")
+            line += data
         visitor = Visitor(**json.loads(line), _sock=sock)
         self._visitors.append(visitor)
         return visitor

@@ -73,8 +73,9 @@ def test_what_goes_wrong_on_the_way_of_one_job_ends_the_whole(
 
 def test_a_child_that_no_kill_reaches_does_not_keep_a_supervisor_that_has_failed(dsn: str, conn: Conn) -> None:
     with Door() as door, Supervised(dsn, "--grace", "0s", mutant="no kill works") as supervised:
-        job_id = jobs.add(conn, handler="hold", payload={"door": door.path}, limits=AT_ONCE)
+        job_id = jobs.add(conn, handler="fenced", payload={"door": door.path})
         visitor = door.visitor()
+        jobs.cancel(conn, job_id)
         supervised.event("stopping after an unexpected error")
         assert supervised.wait() == ExitCode.FAILED
         visitor.wait_gone()
