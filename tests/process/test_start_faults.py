@@ -206,7 +206,9 @@ def test_too_few_descriptors_for_all_children_leave_it_working(dsn: str, conn: C
     ids = jobs.fill(conn, 100, handler="note")
     with Supervised(dsn, "--poll", "20ms", procs=16, launcher=(*FEW_DESCRIPTORS, sys.executable)) as short:
         short.started()
-        short.event("child did not start")
+        for _ in range(20):
+            assert "open files" in short.event("child did not start")["reason"]
+            assert len(os.listdir(f"/proc/{short.pid}/fd")) <= 64 - 8, "some are left for whatever else it does"
 
         for job_id in ids:
             assert jobs.wait_final(conn, job_id)["attempt"] == 1
