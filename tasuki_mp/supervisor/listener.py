@@ -102,7 +102,8 @@ class Listener:
                     self._pass_on(notify.relname.decode(errors="replace"), notify.extra.decode(errors="replace"))
             except Exception as error:  # noqa: BLE001  raised where it is waited for
                 loop.remove_reader(fd)
-                broken.set_exception(error)
+                if not broken.done():  # else nobody waits any more
+                    broken.set_exception(error)
 
         fd = pgconn.socket
         loop.add_reader(fd, read)
