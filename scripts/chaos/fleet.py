@@ -28,7 +28,7 @@ class Member:
         self.name = name
         self.is_frozen = False
         self.exit_codes: list[int] = []
-        """Of those that were told to stop; -1 for one that did not end in time."""
+        """Of those that were told to stop after they had said anything; -1 for one that did not end in time."""
         self.own_ends: list[tuple[str, int]] = []
         """Those that ended though nobody told or killed them, with their exit codes."""
         self._fleet = fleet
@@ -109,7 +109,9 @@ class Member:
         assert code is not None
         runner.close()
         if self._told_at is not None:
-            self.exit_codes.append(code)
+            # Before the first line it may still be importing what would handle the signal, and has leased nothing.
+            if code != -signal.SIGTERM or runner.log.stat().st_size:
+                self.exit_codes.append(code)
         elif not self._is_killed:
             self.own_ends.append((self.generation, code))
             self._start_at = now + START_AGAIN
